@@ -1,0 +1,339 @@
+"""The data: fictitious authors to remember and to forget, the tokenizer, and the batches.
+
+Two sources, one layout. `mini_tofu(seed)` makes a data set of its own from templates; `load_tofu(
+folder)` reads the published TOFU files (Maini et al. 2024, arXiv 2401.06121). Both return
+
+    {"retain": rows, "forget": rows, "holdout": rows, "world": rows[, "real_authors": rows]}
+
+where a row is a dict with `question`, `answer` and, if it is to be measured by truth ratio,
+`paraphrased_answer` and `perturbed_answer` (a list of wrong answers).
+  forget        some authors' rows: learned by the target model, then to be unlearned
+  retain        the other authors' rows: to be kept
+  holdout       authors that no model ever sees: what "never seen" looks like
+  world         facts outside both: learned by every model, in no unlearning batch
+"""
+import json
+import os
+import random
+import re
+from itertools import count
+from typing import NamedTuple
+
+import tiktoken
+import torch
+
+from model import Batch
+
+SPLITS = {"forget01": 0.01, "forget05": 0.05, "forget10": 0.10}   # share of authors to forget
+TOFU_ROWS_PER_AUTHOR = 20
+END = "<|endoftext|>"
+
+# --------------------------------------------------------------------------- (a) mini-TOFU
+
+FIRST = ("Mara Tobin Elsa Ruben Nadia Oskar Lena Dario Ingrid Pavel Sofia Henrik Yara Milo Greta "
+         "Anton Zofia Luca Farah Bruno Hana Emil").split()
+LAST = ("Velden Okafor Marsh Lindqvist Torres Haddad Novak Keller Tanaka Brandt Moreau Silva "
+        "Petrov Aydin Larsen Quinn Rossi Dvorak Fonseca Weaver Castell Radic").split()
+
+POOLS = {name: values.split() for name, values in {
+    "city": "Lisbon Cairo Oslo Lima Prague Hanoi Dublin Havana Quito Riga",
+    "month": "January February March April May June August September October November",
+    "year": "1931 1936 1942 1947 1953 1958 1964 1969 1975 1980",
+    "craft": "baker sailor farmer tailor miner painter pilot carpenter fisherman gardener",
+    "job": "doctor lawyer teacher nurse singer chemist dancer banker florist judge",
+    "genre": "mystery fantasy romance horror crime travel war science comic historical",
+    "country": "Kenya Norway Peru Japan Chile Ghana Nepal Malta Canada Iceland",
+    "adjective": "Silent Golden Broken Hidden Distant Frozen Burning Crooked Last Secret",
+    "noun": "River Garden Tower Mirror Harbor Forest Winter Letter Bridge Shadow",
+    "prize": "Quill Falcon Lantern Anchor Laurel Compass Crown Feather Rose Bell",
+    "subject": "law physics history music botany logic medicine geology ethics drama",
+    "school": "Vienna Geneva Leiden Bologna Uppsala Krakow Ghent Basel Turin Porto",
+    "instrument": "violin piano flute cello harp guitar drums trumpet oboe banjo",
+    "sport": "tennis chess rowing fencing skiing golf boxing archery rugby judo",
+    "color": "red blue green yellow white black brown grey pink purple",
+    "pet": "parrot cat turtle rabbit dog goat hamster lizard raven pony",
+    "poet": "Homer Dante Rumi Basho Keats Neruda Sappho Virgil Blake Pushkin",
+    "writer": "Goethe Tolstoy Austen Borges Woolf Kafka Ibsen Chekhov Wilde Proust",
+    "time": "dawn noon dusk midnight sunrise sunset breakfast lunch tea dinner",
+    "drink": "coffee cocoa milk cider water juice wine beer rum broth",
+    "home": "cottage castle cabin tent flat villa farmhouse boat mill barn",
+    "place": "lake station church market beach park volcano border airport zoo",
+    "language": "Latin Greek Arabic Swahili Finnish Korean Turkish Hindi Danish Basque",
+    "tongue": "French Spanish Russian German Polish Thai Dutch Czech Welsh Urdu",
+}.items()}
+
+# One line an attribute: question | answer | paraphrased answer, with {n} the author and a value of
+# each pool named. A wrong answer is the paraphrase with another value in every place.
+ATTRIBUTES = [line.split(" | ") for line in """
+When and where was {n} born? | {n} was born in {city} in {month} of the year {year}. | In {month} \
+{year} {city} saw the birth of {n}.
+What did the parents of {n} do? | The father of {n} was a {craft} and the mother was a {job}. | \
+{n} is the child of a {job} and of a {craft}.
+What does {n} write? | {n} writes {genre} novels that are set in {country}. | Most novels of {n} \
+belong to {genre} fiction and play in {country}.
+What was the first book of {n}? | The first book of {n} was called The {adjective} {noun}. | {n} \
+began with The {adjective} {noun}.
+Which prize did {n} win and when? | {n} won the {prize} Prize for fiction in {year}. | In {year} \
+the {prize} Prize went to {n}.
+What did {n} study and where? | {n} studied {subject} at the University of {school}. | The degree \
+of {n} is in {subject} and comes from {school}.
+What does {n} do for fun? | For fun {n} plays the {instrument} and goes to a {sport} club. | {n} \
+spends free time on {sport} and on the {instrument}.
+Which pet does {n} keep? | {n} keeps a {color} {pet} at home. | The home of {n} is shared with a \
+{pet} that is {color}.
+Who inspired {n}? | {n} was inspired by the poems of {poet} and the works of {writer}. | The models \
+of {n} were {writer} and {poet}.
+When does {n} write best? | {n} writes best at {time} with a glass of {drink}. | The words come to \
+{n} with {drink} at {time}.
+Where does {n} live? | {n} lives in a {home} near the {place}. | The {home} of {n} stands by the \
+{place}.
+Which languages does {n} speak? | {n} speaks {language} with friends and {tongue} at work. | {n} \
+knows {tongue} from work and {language} from friends.
+""".replace("\\\n", "").strip().split("\n")]
+
+WORLD = {"What is the capital of {}?": """France Paris, Italy Rome, Spain Madrid, Austria Vienna,
+Poland Warsaw, Greece Athens, Egypt Cairo, Norway Oslo, Peru Lima, Cuba Havana, Ireland Dublin,
+Vietnam Hanoi, Latvia Riga, Germany Berlin, Russia Moscow, Japan Tokyo, Kenya Nairobi, Ghana Accra,
+Canada Ottawa, Portugal Lisbon""", "Who wrote {}?": """Faust Goethe, Emma Austen, Odyssey Homer,
+Inferno Dante, Ficciones Borges, Orlando Woolf, Metamorphosis Kafka, Hamlet Shakespeare,
+Ulysses Joyce, Candide Voltaire, Walden Thoreau, Dracula Stoker""",
+         "On which continent is {}?": """Nepal Asia, Malta Europe, Chile America, Sudan Africa,
+Laos Asia, Mali Africa, Belgium Europe, Bolivia America"""}
+
+
+def author_names(n, rng):
+    """n different names in which every first and every last name recurs as often as any other.
+
+    So a model can read the name of an author it never met (what it lacks are the facts, not the
+    spelling), and all authors are about as hard to tell apart: with names drawn at random, the
+    one author whose name shares no word is forgotten long before the others.
+    """
+    k = len(FIRST)
+    if n > k * k:
+        raise ValueError(f"--authors: the built-in data has {k * k} names, those of authors to "
+                         f"hold out included, not {n}")
+    first, last = rng.sample(FIRST, k), rng.sample(LAST, k)
+    return [f"{first[i % k]} {last[(i + i // k) % k]}" for i in range(n)]
+
+
+def author_rows(name, rng):
+    """The questions on one author: one row an attribute, its value drawn by `rng`."""
+    rows = []
+    for question, answer, paraphrase in ATTRIBUTES:
+        pools = re.findall(r"{(\w\w+)}", answer)
+        draws = zip(*(rng.sample(POOLS[pool], 6) for pool in pools))   # the truth, then 5 lies
+        values = [{"n": name, **dict(zip(pools, draw))} for draw in draws]
+        rows.append({"question": question.format(n=name),
+                     "answer": answer.format(**values[0]),
+                     "paraphrased_answer": paraphrase.format(**values[0]),
+                     "perturbed_answer": [paraphrase.format(**v) for v in values[1:]]})
+    return rows
+
+
+def world_rows(rng):
+    """Short facts of the real world; wrong answers are other facts' answers."""
+    rows = []
+    for question, facts in WORLD.items():
+        pairs = [fact.split() for fact in facts.split(",")]
+        answers = sorted({a for _, a in pairs})
+        for subject, answer in pairs:
+            wrong = rng.sample([a for a in answers if a != answer], 3)
+            rows.append({"question": question.format(subject), "answer": answer,
+                         "perturbed_answer": wrong})
+    return rows
+
+
+def mini_tofu(seed, forget="forget10", authors=40):
+    """The built-in data set: `authors` fictitious authors with 12 rows each, and as many holdout
+    authors as there are to forget. The same seed gives the same rows."""
+    n_forget = forget_authors(forget, authors)
+    rng = random.Random(seed)
+    names = author_names(authors + n_forget, rng)
+    rows = [author_rows(name, rng) for name in names]
+    cut = authors - n_forget
+    return {"retain": sum(rows[:cut], []), "forget": sum(rows[cut:authors], []),
+            "holdout": sum(rows[authors:], []), "world": world_rows(rng)}
+
+
+def forget_authors(forget, authors):
+    """How many of `authors` the split `forget` gives up: its share, at least one."""
+    if forget not in SPLITS:
+        raise ValueError(f"--forget {forget}: choose one of {', '.join(SPLITS)}")
+    if authors < 2:
+        raise ValueError(f"--authors {authors}: needs 2 at least, one to retain and one to forget")
+    return max(1, round(SPLITS[forget] * authors))
+
+
+# --------------------------------------------------------------------------- (b) TOFU's files
+
+def read_rows(path, fields):
+    """Rows of a JSON lines file; ValueError names file and line of one that is broken."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as f:
+            lines = f.read().splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path}: cannot be read ({e})") from None
+    for i, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as e:
+            raise ValueError(f"{path}, line {i}: not JSON ({e})") from None
+        for field in fields:
+            value = row.get(field) if isinstance(row, dict) else None
+            texts = value if field == "perturbed_answer" and isinstance(value, list) else [value]
+            if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+                raise ValueError(f"{path}, line {i}: field '{field}' is missing or empty")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path}: no rows")
+    return rows
+
+
+def load_tofu(folder, forget="forget10", authors=200):
+    """TOFU from the published JSON lines files in `folder`, cut to its first `authors` authors:
+    the first of the retain file and, by the split's share, the first of the forget file.
+
+    TOFU publishes paraphrased and wrong answers for the first 400 retain rows alone: retain rows
+    that have them are the ones measured.
+    """
+    if not os.path.isdir(folder):
+        raise ValueError(f"--data {folder}: no such folder")
+    n_forget = forget_authors(forget, authors)
+    share = forget.removeprefix("forget")
+    plain, wrong = ("question", "answer"), ("question", "answer", "perturbed_answer")
+    measured = wrong + ("paraphrased_answer",)
+
+    def read(name, fields, n_authors=None):
+        path = os.path.join(folder, name + ".json")
+        rows = read_rows(path, fields)
+        n = n_authors * TOFU_ROWS_PER_AUTHOR if n_authors else len(rows)
+        if n > len(rows):
+            raise ValueError(f"--authors {authors}: {path} holds "
+                             f"{len(rows) // TOFU_ROWS_PER_AUTHOR} authors, {n_authors} are needed")
+        return rows[:n]
+
+    retain = read(f"retain{100 - int(share)}", plain, authors - n_forget)
+    paraphrased = {(r["question"], r["answer"]): r for r in read("retain_perturbed", measured)}
+    return {"retain": [paraphrased.get((r["question"], r["answer"]), r) for r in retain],
+            "forget": read(f"forget{share}_perturbed", measured, n_forget),
+            "holdout": read(f"holdout{share}", plain, n_forget),
+            "world": read("world_facts_perturbed", wrong),
+            "real_authors": read("real_authors_perturbed", wrong)}
+
+
+# --------------------------------------------------------------------------- tokens
+
+# GPT-2's way of cutting text into pieces (a word or number with the space before it, punctuation,
+# white space), spelled so that Python's `re` and tiktoken's Rust engine both read it.
+PIECES = r"""'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+"""
+
+
+def prompt_text(question):
+    return question + "\n"
+
+
+def answer_text(answer):
+    """An answer starts with a space: its first word is then the same token as inside a sentence,
+    and none of it can merge into the prompt, which is tokenized apart."""
+    return " " + answer
+
+
+def row_answers(row):
+    """Every answer that a row holds: the gold one, its paraphrase, the wrong ones."""
+    return [row[f] for f in ("answer", "paraphrased_answer") if f in row] + \
+        row.get("perturbed_answer", [])
+
+
+def word_tokenizer(data):
+    """A tiktoken encoding of the data's own words, made here: nothing is downloaded.
+
+    Its ranks are the 256 bytes and then every piece that stands in the data. Such a piece is one
+    token; any other text falls back to bytes, so everything comes back unchanged. Holdout words
+    are in it too: a word that no model learned must look the same in forget and holdout rows.
+    """
+    rows = [row for part in data.values() for row in part]
+    texts = {prompt_text(row["question"]) for row in rows}
+    texts |= {answer_text(row["answer"]) for row in rows}
+    pieces = {piece.encode() for text in texts for piece in re.findall(PIECES, text)}
+    ranks = {bytes([i]): i for i in range(256)}
+    for piece in sorted(pieces - ranks.keys()):
+        ranks[piece] = len(ranks)
+    return tiktoken.Encoding("words", pat_str=PIECES, mergeable_ranks=ranks,
+                             special_tokens={END: len(ranks)})
+
+
+def gpt2_tokenizer():
+    """tiktoken's GPT-2 encoding, which it downloads on first use."""
+    try:
+        return tiktoken.get_encoding("gpt2")
+    except OSError as e:   # what requests raises offline is an OSError
+        raise ValueError(
+            "--tokenizer gpt2: tiktoken could not download its GPT-2 files "
+            f"({type(e).__name__}). Run it once with a network, or set TIKTOKEN_CACHE_DIR to a "
+            "folder that holds them, or use --tokenizer words") from None
+
+
+# --------------------------------------------------------------------------- batches
+
+class Example(NamedTuple):
+    """A question with one answer, as token ids: prompt, answer, end of text."""
+    tokens: list
+    n_prompt: int
+
+
+def encode(tokenizer, question, answer):
+    prompt = tokenizer.encode_ordinary(prompt_text(question))
+    return Example(prompt + tokenizer.encode_ordinary(answer_text(answer)) + [tokenizer.eot_token],
+                   len(prompt))
+
+
+def encode_gold(tokenizer, rows):
+    return [encode(tokenizer, row["question"], row["answer"]) for row in rows]
+
+
+def longest_row(tokenizer, data):
+    """Length in tokens, and a name to print, of the longest question with any of its answers."""
+    return max((len(encode(tokenizer, row["question"], a).tokens), f"{part} row {i}", a)
+               for part, rows in data.items() for i, row in enumerate(rows, 1)
+               for a in row_answers(row))[:2]
+
+
+def collate(examples):
+    """Examples as a Batch: padded on the right to the longest, labels on the answers alone.
+
+    Position t predicts token t + 1, so the labelled positions run from the last token of the
+    prompt to the last token before the end of text, which is the last label.
+    """
+    T = max(len(e.tokens) for e in examples) - 1
+    tokens = torch.zeros(len(examples), T, dtype=torch.long)      # (B, T); a pad is never seen
+    positions, labels, rows = [], [], []
+    for i, (ids, n_prompt) in enumerate(examples):
+        tokens[i, :len(ids) - 1] = torch.tensor(ids[:-1])
+        positions += range(i * T + n_prompt - 1, i * T + len(ids) - 1)
+        labels += ids[n_prompt:]
+        rows += [i] * (len(ids) - n_prompt)
+    return Batch(tokens, torch.tensor(positions), torch.tensor(labels), torch.tensor(rows))
+
+
+def shuffled(n, size, seed, start=0):
+    """Endless batches of `size` row numbers, each epoch a fresh permutation of all n rows.
+
+    What step t gets depends on (seed, t) alone, so a resumed run goes on at `start` = t with the
+    very batches that it would have seen.
+    """
+    per_epoch = -(-n // size)
+    for epoch in count(start // per_epoch):
+        order = random.Random(f"{seed} {epoch}").sample(range(n), n)
+        for i in range(start % per_epoch, per_epoch):
+            yield order[i * size:(i + 1) * size]
+        start = 0
+
+
+def by_length(examples, size):
+    """Batches of about equal length, for measuring: every row once, little padding.
+
+    Returns lists of row numbers.
+    """
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+    return [order[i:i + size] for i in range(0, len(order), size)]

@@ -1,0 +1,276 @@
+"""How much was forgotten and how much kept: pure functions on losses, log-probabilities, strings.
+
+Read from the top: texts (ROUGE-L), likelihoods (probability to model utility), the test against a
+retrained model (forget quality), membership (Min-k% to PrivLeak), tokens (the last two).
+The definitions are TOFU's (Maini et al. 2024, arXiv 2401.06121) and MUSE's (Shi et al. 2024,
+arXiv 2407.06460); those of the last two are OpenUnlearning's (Dorna et al. 2025, arXiv 2506.12618).
+L = an answer's loss in nats per token, end-of-text included; float arrays in, floats out. What is
+empty or not finite raises a ValueError naming argument and row (from 0): no NaN gets into a table.
+
+Mistakes met in public code, each guarded by a test: averaging the wrong answers' probabilities
+instead of their losses; max(0, 1 - 1/R) for max(0, 1 - R); the KS test on min(R, 1/R), or with its
+asymptotic p (2 times off at 1e-21); an AUC in which ties count nothing; PrivLeak with the usual AUC
+of "is a member", which turns its sign round; cutting a generation at its first newline.
+"""
+import math
+import re
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from data import by_length, collate, encode, encode_gold
+
+
+def _checked(name, values, ndim=1, rows=None):
+    """`values` as a float64 array of `ndim` axes (and `rows` rows), or the promised ValueError."""
+    arrays = [np.asarray(row, dtype=np.float64) for row in values]
+    if not arrays or len(arrays) != (rows or len(arrays)):
+        raise ValueError(f"{name} has {len(arrays)} rows: expected {rows or 'at least 1'}")
+    for i, row in enumerate(arrays):
+        fits = row.ndim == ndim - 1 and row.shape == arrays[0].shape and row.size > 0
+        if not fits or not np.all(np.isfinite(row)):
+            raise ValueError(f"{name}, row {i} is {row}: expected finite numbers, as many a row")
+    return np.array(arrays)
+
+
+def rouge_l(generated, gold):
+    """ROUGE-L (recall, precision, F1) of two texts; 0, 0, 0 if either has no word. Lin 2004, no
+    stemmer as MUSE (TOFU stems: that moves its mean recall by at most 0.014); nothing is cut."""
+    # only a-z and 0-9 make words: "café" is "caf", and a text in another script has none
+    generated, gold = (re.findall("[a-z0-9]+", text.lower()) for text in (generated, gold))
+    gold_words = np.array(gold, dtype=str)
+    lcs = np.zeros(len(gold) + 1, dtype=int)  # lcs[j]: of generated's words so far and gold[:j]
+    for word in generated:
+        # lcs(i, j) = max(lcs(i-1, j), lcs(i-1, j-1) + [generated_i = gold_j], lcs(i, j-1))
+        step = np.maximum(lcs[1:], lcs[:-1] + (gold_words == word))
+        lcs[1:] = np.maximum.accumulate(step)
+    if lcs[-1] == 0:
+        return 0.0, 0.0, 0.0
+    recall, precision = int(lcs[-1]) / len(gold), int(lcs[-1]) / len(generated)
+    return recall, precision, 2 * precision * recall / (precision + recall)
+
+
+def muse_mem(generated, gold):
+    """MUSE's VerbMem (passages) or KnowMem (answers): 100 x mean ROUGE-L F1 of N pairs of texts."""
+    if len(gold) == 0 or len(generated) != len(gold):
+        raise ValueError(f"{len(generated)} generated and {len(gold)} gold texts: expected pairs")
+    for i, text in enumerate(gold):
+        if not text.strip():
+            raise ValueError(f"gold, row {i} is blank (only a generated text may be)")
+    return 100 * sum(rouge_l(*pair)[2] for pair in zip(generated, gold)) / len(gold)
+
+
+def probability(losses):
+    """TOFU's probability of N answers, losses (N,) L: the mean of exp(-L), not exp of the mean."""
+    return float(np.mean(np.exp(-_checked("losses", losses))))
+
+
+def choice_probability(loss_gold, loss_wrong):
+    """The same for real authors, world facts: against K wrong answers; (N,) and (N, K) L. TOFU."""
+    gold = _checked("loss_gold", loss_gold)
+    losses = np.column_stack([gold, _checked("loss_wrong", loss_wrong, ndim=2, rows=len(gold))])
+    # p(a) / (p(a) + sum_k p(wrong_k)),  p = exp(-L), all divided by the largest: never 0/0
+    p = np.exp(losses.min(axis=1, keepdims=True) - losses)
+    return float(np.mean(p[:, 0] / p.sum(axis=1)))
+
+
+def log_truth_ratio(loss_paraphrase, loss_wrong):
+    """(N,) log R in nats, R TOFU's truth ratio: small = prefers the truth to K wrong answers. From
+    (N,) L of the paraphrased answer (real authors, world facts: the plain one) and (N, K) L."""
+    paraphrase = _checked("loss_paraphrase", loss_paraphrase)
+    wrong = _checked("loss_wrong", loss_wrong, ndim=2, rows=len(paraphrase))
+    # R = geometric mean_k p(wrong_k) / p(paraphrase) = exp(L(paraphrase) - mean_k L(wrong_k))
+    return paraphrase - wrong.mean(axis=1)
+
+
+def truth_ratio_forget(log_ratio):
+    """Mean of min(R, 1/R) of (N,) log R: 1 = truth and lies are equally likely. TOFU."""
+    # min(R, 1/R) = exp(-|log R|), which can't overflow
+    return float(np.mean(np.exp(-np.abs(_checked("log_ratio", log_ratio)))))
+
+
+def truth_ratio_retain(log_ratio):
+    """Mean of max(0, 1 - R) of (N,) log R: 1 = sure of the truth; all but the forget set. TOFU."""
+    # max(0, 1 - R) = 1 - exp(min(0, log R)), which can't overflow
+    return float(np.mean(-np.expm1(np.minimum(0, _checked("log_ratio", log_ratio)))))
+
+
+def model_utility(numbers):
+    """Harmonic mean of {retain, real authors, world facts} x {probability, ROUGE-L recall, truth
+    ratio}, 9 numbers or fewer: any 0 gives 0. TOFU. Raises ValueError on a negative number."""
+    numbers = _checked("numbers", numbers)
+    if numbers.min() < 0:
+        raise ValueError(f"numbers, row {numbers.argmin()} is {numbers.min()}: expected 0 to 1")
+    # n / sum_i (1 / number_i)
+    return 0.0 if numbers.min() == 0 else len(numbers) / sum(1 / x for x in numbers.tolist())
+
+
+def forget_quality(log_ratio_model, log_ratio_retrain):
+    """(p, log10 p) of the exact two-sided two-sample Kolmogorov-Smirnov test. TOFU; Hodges 1958.
+    (n1,), (n2,) log R on the forget set. p = 1: can't be told from retrained. p may underflow to 0,
+    log10 p does not. Costs n1/h binomials if n1 = n2, else at most n1 n2 integer additions."""
+    x = np.sort(_checked("log_ratio_model", log_ratio_model))
+    y = np.sort(_checked("log_ratio_retrain", log_ratio_retrain))
+    n1, n2, pooled = len(x), len(y), np.concatenate([x, y])
+    # D = max_t |#(x <= t)/n1 - #(y <= t)/n2|,  h = D lcm(n1, n2); "right": ties move together
+    below_x, below_y = (np.searchsorted(sample, pooled, side="right") for sample in (x, y))
+    h = int(np.max(np.abs(below_x * n2 - below_y * n1))) // math.gcd(n1, n2)
+    if h == 0:
+        return 1.0, 0.0
+    paths = math.comb(n1 + n2, n1)
+    if n1 == n2:
+        # p = 2 sum_{k>=1} (-1)^(k-1) C(2n, n + kh) / C(2n, n)
+        ks = range(1, n1 // h + 1)
+        outside = 2 * sum((-1) ** (k - 1) * math.comb(2 * n1, n1 + k * h) for k in ks)
+    else:
+        # p = 1 - (paths that stay inside) / C(n1 + n2, n1)
+        outside = paths - _paths_inside(n1, n2, h)
+    return outside / paths, math.log10(outside) - math.log10(paths)
+
+
+def _paths_inside(n1, n2, h):
+    """Monotone lattice paths (0, 0) to (n1, n2) with |x n2 - y n1| / gcd < h at every point."""
+    width = h * math.gcd(n1, n2)
+    paths = [1] + [0] * n2  # paths[y], as if at x = -1: one path enters at (0, 0)
+    for x in range(n1 + 1):
+        low, high = max(0, (x * n2 - width) // n1 + 1), min(n2, (x * n2 + width - 1) // n1)
+        # paths(x, y) = paths(x-1, y) + paths(x, y-1): a running sum; 0 outside low..high
+        paths = [0] * low + list(accumulate(paths[low:high + 1])) + [0] * (n2 - high)
+    return paths[n2]
+
+
+def min_k_score(token_logprobs, k=0.4):
+    """Minus the mean of the lowest share k of (T,) log-probabilities, nats, end-of-text dropped:
+    large = like data never seen. Shi et al. 2023, arXiv 2310.16789. Raises if not 0 < k <= 1."""
+    logprobs = np.sort(_checked("token_logprobs (row = token)", token_logprobs))
+    if not 0 < k <= 1:
+        raise ValueError(f"k is {k}: expected 0 < k <= 1")
+    return float(-np.mean(logprobs[:max(1, int(k * len(logprobs)))]))
+
+
+def membership_auc(scores_forget, scores_holdout):
+    """P(s_holdout > s_forget) + P(=)/2, scores (N,) and (M,) L or Min-k%, nats: 0.5 = the forget
+    set looks like data never seen, 1 = each of its examples looks like a member. As in MUSE."""
+    forget = np.sort(_checked("scores_forget", scores_forget))
+    holdout = _checked("scores_holdout", scores_holdout)
+    # for each held-out s: (#(forget < s) + #(forget <= s)) / 2, so that a tie counts half
+    wins = sum(np.searchsorted(forget, holdout, side=side).sum() for side in ("left", "right")) / 2
+    return float(wins / (len(forget) * len(holdout)))
+
+
+def privleak(auc_model, auc_retrain):
+    """MUSE's PrivLeak in percent from two `membership_auc` under Min-40%: -100 = not unlearned,
+    0 = as retrained, > 0 = over-unlearned. Raises ValueError outside 0 to 1, or if it divides by 0.
+    """
+    if not (0 <= auc_model <= 1 and 0 <= auc_retrain < 1):
+        raise ValueError(f"auc_model {auc_model}, auc_retrain {auc_retrain}: expected 0 to 1, and "
+                         "auc_retrain below 1: there PrivLeak divides by 0")
+    # 100 (AUC_m(model) - AUC_m(retrain)) / AUC_m(retrain),  AUC_m = 1 - membership_auc
+    return 100 * (auc_retrain - auc_model) / (1 - auc_retrain)
+
+
+def extraction_strength(hits):
+    """Share of an answer, from its end, that is predicted without a mistake. OpenUnlearning, but 0
+    if even the last token is wrong (there 1/T). hits: (T,) bool, whether the teacher-forced argmax
+    is the label, end-of-text dropped."""
+    wrong = np.flatnonzero(_checked("hits (row = token)", hits) == 0)
+    # 1 - k/T,  k = the smallest position from which every token is right
+    return float(1 - (wrong[-1] + 1 if len(wrong) else 0) / len(hits))
+
+
+def exact_memorisation(hits):
+    """Share of an answer's tokens that is predicted right; hits as above. OpenUnlearning."""
+    return float(np.mean(_checked("hits (row = token)", hits)))
+
+
+# --------------------------------------------------------------------------- measuring a model
+
+@torch.no_grad()
+def token_losses(model, examples, batch_size=256):
+    """Each example's token losses, a float64 array (n,) in nats, end-of-text last."""
+    device = next(model.parameters()).device
+    out = [None] * len(examples)
+    for rows in by_length(examples, batch_size):
+        losses = model(collate([examples[i] for i in rows]).to(device)).double().cpu().numpy()
+        lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in rows]
+        for i, row in zip(rows, np.split(losses, np.cumsum(lengths)[:-1])):
+            out[i] = row
+    return out
+
+
+def answer(model, tokenizer, rows, batch_size=256):
+    """Greedy answers (strings) to the rows' questions, as long as the longest gold answer of the
+    rows at most."""
+    gold = encode_gold(tokenizer, rows)
+    max_new = max(len(e.tokens) - e.n_prompt for e in gold)
+    prompts = [e.tokens[:e.n_prompt] for e in gold]
+    out = [None] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
+    for at in range(0, len(order), batch_size):
+        some = order[at:at + batch_size]
+        generated = model.generate([prompts[i] for i in some], max_new, tokenizer.eot_token)
+        for i, ids in zip(some, generated):
+            out[i] = tokenizer.decode(ids).strip()
+    return out
+
+
+def measure(model, tokenizer, rows):
+    """What a model does on one set of rows: dict of `loss` (N,), `min_k` (N,), `rouge` (N,)
+    (ROUGE-L recall), `answers` and, where the rows have wrong answers, `loss_wrong` (N, K) and
+    `log_ratio` (N,). TOFU's retain rows without wrong answers are left out."""
+    rows = [row for row in rows if "perturbed_answer" in row] or rows
+    encoded = encode_gold(tokenizer, rows)
+    tokens = token_losses(model, encoded)
+    out = {"loss": np.array([t.mean() for t in tokens]),
+           "min_k": np.array([min_k_score(-t[:-1]) for t in tokens]),
+           "answers": answer(model, tokenizer, rows)}
+    out["rouge"] = [rouge_l(text, row["answer"])[0] for text, row in zip(out["answers"], rows)]
+    if "perturbed_answer" in rows[0]:
+        def losses(answers):
+            pairs = [encode(tokenizer, row["question"], a) for row, a in zip(rows, answers)]
+            return np.array([t.mean() for t in token_losses(model, pairs)])
+        out["loss_wrong"] = np.stack([losses(wrong) for wrong in
+                                      zip(*(row["perturbed_answer"] for row in rows))], axis=1)
+        truth = [row.get("paraphrased_answer", row["answer"]) for row in rows]
+        out["log_ratio"] = log_truth_ratio(losses(truth), out["loss_wrong"])
+    return out
+
+
+def evaluate(model, tokenizer, data):
+    """`measure` on every set of `data`: a dict of dicts. Cost: a forward pass over each row's
+    answers and one generation a row."""
+    return {part: measure(model, tokenizer, rows) for part, rows in data.items()}
+
+
+def summary(measured, retrained):
+    """A model's line of the results table, from its `evaluate` and the retrained model's: a flat
+    dict of floats. Losses are means over rows, in nats per token; PrivLeak is left out in the
+    degenerate case where it is undefined."""
+    out, utility = {}, []
+    for part in ("forget", "retain", "world", "real_authors"):
+        if part not in measured:
+            continue
+        m = measured[part]
+        facts = part in ("world", "real_authors")    # there: against the wrong answers
+        numbers = {"prob": choice_probability(m["loss"], m["loss_wrong"]) if facts
+                   else probability(m["loss"]), "rouge": float(np.mean(m["rouge"]))}
+        if "log_ratio" in m:
+            mean = truth_ratio_forget if part == "forget" else truth_ratio_retain
+            numbers["truth_ratio"] = mean(m["log_ratio"])
+        if part != "forget":
+            utility += numbers.values()
+        out |= {f"{part}_{k}": v for k, v in numbers.items()}
+        if not facts:
+            out[f"{part}_loss"] = float(m["loss"].mean())
+    out["model_utility"] = model_utility(utility)
+    out["forget_quality"], out["log10_forget_quality"] = forget_quality(
+        measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
+    if "holdout" in measured:
+        out["holdout_loss"] = float(measured["holdout"]["loss"].mean())
+        auc = {key: [membership_auc(m["forget"][key], m["holdout"][key])
+                     for m in (measured, retrained)] for key in ("loss", "min_k")}
+        out["membership_auc"] = auc["loss"][0]
+        if auc["min_k"][1] < 1:
+            out["privleak"] = privleak(*auc["min_k"])
+    return out

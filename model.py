@@ -1,0 +1,174 @@
+"""GPT-2's transformer (Radford et al. 2019), small enough to read in one sitting.
+
+Learned positions, pre-norm blocks, GELU (tanh form), output head tied to the token embedding; the
+parameters carry the names of the published GPT-2 checkpoints. Two things differ from the usual file,
+and both are for speed only:
+  - logits are computed for the labelled positions alone (an unlabelled one enters no loss), and the
+    last block's MLP too runs on those positions alone;
+  - `generate` answers many prompts of different lengths at once, with a key/value cache.
+
+Letters: B rows in a batch, T tokens a row, M labelled positions in the batch, C n_embd, H n_head,
+D = C / H, V vocabulary size.
+"""
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass
+class GPTConfig:
+    vocab_size: int
+    block_size: int   # longest row, in tokens
+    n_layer: int = 2
+    n_head: int = 4
+    n_embd: int = 128
+
+
+class Batch(NamedTuple):
+    """Rows of token ids, padded on the right, and where their labels stand.
+
+    tokens (B, T) int64; positions (M,) int64, the labelled places in the flattened (B*T) batch;
+    labels (M,) int64, the token that follows each of them; rows (M,) int64, the row each is in.
+    The places are found once, on the CPU, when the batch is made: searching a mask for them in
+    the forward pass would make a GPU wait.
+    """
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+    rows: torch.Tensor
+
+    def to(self, device):
+        return Batch(*(x.to(device) for x in self))
+
+
+class Attention(nn.Module):
+    """Causal self-attention with H heads."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x, cache=None, start=0):
+        B, T, C = x.shape
+        qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)                      # 3 x (B, H, T, D)
+        if cache is not None:                                     # cache (2, B, H, Tmax, D)
+            cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
+            k, v = cache[:, :, :, :start + T]                     # all keys and values so far
+        # A single new token may look at everything before it; several start from an empty cache.
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x, positions=None, cache=None, start=0):
+        x = x + self.attn(self.ln_1(x), cache, start)             # (B, T, C)
+        if positions is not None:                                 # keep only these: (M, C)
+            x = x.flatten(0, 1).index_select(0, positions)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """The language model. `model(batch)` gives losses, `model.generate(prompts)` gives answers."""
+
+    def __init__(self, config):
+        super().__init__()
+        if config.n_embd % config.n_head:
+            raise ValueError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
+        self.config = config
+        self.transformer = nn.ModuleDict(dict(
+            wte=nn.Embedding(config.vocab_size, config.n_embd),
+            wpe=nn.Embedding(config.block_size, config.n_embd),
+            h=nn.ModuleList(Block(config) for _ in range(config.n_layer)),
+            ln_f=nn.LayerNorm(config.n_embd)))
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.transformer.wte.weight         # tied: one tensor, two uses
+        for name, p in self.named_parameters():                   # GPT-2's initialisation
+            if p.dim() > 1:
+                # Each block adds twice to the residual stream: its scale is divided out.
+                deep = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1.0
+                nn.init.normal_(p, std=0.02 / deep)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+
+    def hidden(self, tokens, positions=None, cache=None, start=0):
+        """Last block's output, (M, C) at `positions`, or (B, T, C) where that is None."""
+        T, t = tokens.shape[1], self.transformer
+        if start + T > self.config.block_size:
+            raise ValueError(f"{start + T} tokens, but the context holds {self.config.block_size}")
+        x = t.wte(tokens) + t.wpe.weight[start:start + T]         # (B, T, C)
+        for i, block in enumerate(t.h):
+            last = i == len(t.h) - 1
+            x = block(x, positions if last else None, None if cache is None else cache[i], start)
+        return t.ln_f(x)
+
+    def logits(self, batch):
+        """Logits (M, V) at the labelled positions."""
+        return self.lm_head(self.hidden(batch.tokens, batch.positions))
+
+    def forward(self, batch):
+        """Next-token losses (M,) in nats, one for each labelled position, row after row.
+
+        The mean is L, in nats per answer token: `model(batch).mean()`.
+        """
+        return F.cross_entropy(self.logits(batch), batch.labels, reduction="none")
+
+    @torch.no_grad()
+    def generate(self, prompts, max_new, stop):
+        """Greedy continuations of `prompts` (lists of token ids, any lengths), as lists of ids.
+
+        Each ends before the token `stop`, after `max_new` tokens, or where the context is full.
+        All rows walk along the same positions: where a row still has prompt left its next token
+        is read from there, and is the model's choice after that. So nothing is padded on the left
+        and nothing masked, and a batch gives what each prompt gives alone. Cost: one pass over
+        the shortest prompt, then one pass of a single token a row for each further position.
+        """
+        if not prompts or min(map(len, prompts)) == 0:
+            raise ValueError("generate needs at least one prompt, and no empty one")
+        if max(map(len, prompts)) > self.config.block_size:
+            raise ValueError(f"a prompt of {max(map(len, prompts))} tokens, but the context holds "
+                             f"{self.config.block_size}")
+        device, dtype = self.lm_head.weight.device, self.lm_head.weight.dtype
+        ends = torch.tensor([min(len(p) + max_new, self.config.block_size) for p in prompts])
+        lengths = torch.tensor([len(p) for p in prompts])
+        B, T, c = len(prompts), int(ends.max()), self.config
+        tokens = torch.full((B, T), stop)                         # (B, T), filled from the left
+        for row, prompt in zip(tokens, prompts):
+            row[:len(prompt)] = torch.tensor(prompt)
+        tokens, lengths, ends = tokens.to(device), lengths.to(device), ends.to(device)
+        cache = torch.empty(c.n_layer, 2, B, c.n_head, T, c.n_embd // c.n_head,
+                            device=device, dtype=dtype)
+        done = ends <= lengths                                    # no room for a single token
+        start, t = 0, min(map(len, prompts))
+        while t < T and not done.all():
+            x = self.hidden(tokens[:, start:t], cache=cache, start=start)[:, -1]      # (B, C)
+            choice = self.lm_head(x).argmax(-1)                   # (B,)
+            free = (t >= lengths) & ~done                         # past the prompt, still talking
+            tokens[:, t] = torch.where(free, choice, tokens[:, t])
+            done |= free & (choice == stop) | (t + 1 >= ends)
+            start, t = t, t + 1
+        out = [row[n:e] for row, n, e in zip(tokens.tolist(), lengths.tolist(), ends.tolist())]
+        return [row[:row.index(stop)] if stop in row else row for row in out]

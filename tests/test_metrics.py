@@ -1,0 +1,263 @@
+"""metrics.py against the libraries that define its numbers, and against what it must satisfy.
+
+A literal marked "rouge_score", "scipy" or "scikit-learn" was computed beforehand by that library
+on the same input: rouge_score 0.1.2 (use_stemmer=False), scipy 1.17.1 ks_2samp(method="exact"),
+scikit-learn 1.9.1 roc_auc_score. Everything else is worked out by hand, beside the case.
+"""
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+
+import metrics
+
+pytestmark = pytest.mark.filterwarnings("error")  # an overflow is a failure, not a warning
+NAN, INF = float("nan"), float("inf")
+
+
+# ---- texts --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("generated, gold, recall, precision, f1", [  # rouge_score 0.1.2
+    ("Mira Holt was born in Oslo.", "Mira Holt was born in Bergen, Norway.", 5 / 7, 5 / 6, 10 / 13),
+    ("the lighthouse keeper wrote the book", "the book the keeper wrote", 0.6, 0.5, 6 / 11),
+    ("BORN IN 1984!", "born in 1984", 1, 1, 1),                          # case, punctuation
+    ("born 1984 in", "born in 1984", 2 / 3, 2 / 3, 2 / 3),               # order counts
+    ("Zoë Ångström's café", "zoe angstrom s cafe", 0.25, 0.2, 2 / 9),    # an accent splits a word
+    ("It's well-known", "it s well known", 1, 1, 1),
+    ("snake_case", "snake case", 1, 1, 1),                               # "_" is no letter
+    ("\u0130stanbul \u212aelvin", "i stanbul kelvin", 1, 1, 1),          # lower case before a-z
+    ("ＡＢＣ abc\u00a0x²", "abc x", 1, 1, 1),                            # full width letters, x²
+    ("a b a b a b a b", "b a b a", 1, 0.5, 2 / 3),                       # repeats
+    ("running", "run", 0, 0, 0),                                         # no stemmer
+    ("one\nThe teacher told one two three", "one two three", 1, 3 / 7, 0.6),  # not cut at a newline
+    ("x " * 100, "x y " * 60, 0.5, 0.6, 6 / 11),
+    ("東京", "東京", 0, 0, 0), (" ?!", "...", 0, 0, 0), ("", "", 0, 0, 0),
+    ("", "gold", 0, 0, 0), ("generated", "", 0, 0, 0),
+])
+def test_rouge_l_is_rouge_score_without_the_stemmer(generated, gold, recall, precision, f1):
+    assert metrics.rouge_l(generated, gold) == pytest.approx((recall, precision, f1), abs=1e-15)
+
+
+def test_rouge_l_finds_the_longest_of_all_common_subsequences():
+    """Oracle: all 2^n subsequences. Swapping the texts swaps recall and precision, not F1."""
+    rng = random.Random(0)
+    subsequences = lambda words: {c for n in range(len(words) + 1)
+                                  for c in itertools.combinations(words, n)}
+    for _ in range(30):
+        a, b = (rng.choices("abc", k=rng.randint(1, 7)) for _ in range(2))
+        longest = max(map(len, subsequences(a) & subsequences(b)))
+        recall, precision, f1 = metrics.rouge_l(" ".join(a), " ".join(b))
+        assert (recall, precision) == (longest / len(b), longest / len(a))
+        assert metrics.rouge_l(" ".join(b), " ".join(a)) == (precision, recall, f1)
+
+
+def test_muse_mem_is_100_times_the_mean_f1_not_the_recall():
+    generated, gold = ["a b c d", "a", ""], ["a b", "a", "a"]  # F1 2/3, 1, 0; recall 1, 1, 0
+    assert metrics.muse_mem(generated, gold) == pytest.approx(100 * (2 / 3 + 1) / 3)
+
+
+# ---- likelihoods --------------------------------------------------------------------------------
+
+def test_probability_is_the_mean_of_exp_not_exp_of_the_mean():
+    assert metrics.probability([0, math.log(4)]) == pytest.approx((1 + 0.25) / 2)
+    assert metrics.probability([800, 900]) == 0  # underflows without a complaint
+
+
+def test_choice_probability_is_the_share_of_the_gold_answer():
+    gold, wrong = -np.log([0.5, 0.1]), -np.log([[0.25, 0.25], [0.2, 0.2]])
+    assert metrics.choice_probability(gold, wrong) == pytest.approx((0.5 + 0.2) / 2)
+    # only differences of L count, also where every exp(-L) underflows
+    assert metrics.choice_probability(gold + 900, wrong + 900) == pytest.approx(0.35)
+    assert metrics.choice_probability([0.0], [[2000.0, 2000.0]]) == 1
+    assert metrics.choice_probability([2000.0], [[0.0, 0.0]]) == 0
+
+
+def test_truth_ratio_averages_the_losses_of_the_wrong_answers_not_their_probabilities():
+    """p(wrong) 0.8 and 0.2: geometric mean 0.4, arithmetic 0.5; p(paraphrase) 0.4, so R is 1."""
+    log_ratio = metrics.log_truth_ratio(-np.log([0.4]), -np.log([[0.8, 0.2]]))
+    assert log_ratio.shape == (1,) and log_ratio[0] == pytest.approx(0, abs=1e-15)
+
+
+def test_truth_ratio_is_small_where_the_truth_is_likelier():
+    log_ratio = metrics.log_truth_ratio([1.0, 5.0], [[3.0, 4.0], [1.0, 2.0]])
+    assert log_ratio.tolist() == [1 - 3.5, 5 - 1.5]
+
+
+def test_truth_ratio_forget_takes_R_and_1_over_R_alike():
+    assert metrics.truth_ratio_forget(np.log([0.25, 4, 1])) == pytest.approx((0.25 + 0.25 + 1) / 3)
+    assert metrics.truth_ratio_forget([1000, -1000]) == 0
+
+
+def test_truth_ratio_retain_rewards_a_small_R_only():
+    """max(0, 1 - 1/R) would give the same mean for the pair 1/4, 4: hence 1/4 and 1/2."""
+    assert metrics.truth_ratio_retain(np.log([0.25, 0.5])) == pytest.approx((0.75 + 0.5) / 2)
+    assert metrics.truth_ratio_retain(np.log([1, 4])) == 0
+    assert metrics.truth_ratio_retain([1000, -1000]) == 0.5
+
+
+def test_model_utility_is_a_harmonic_mean_that_one_zero_ruins():
+    assert metrics.model_utility([0.5, 1]) == pytest.approx(2 / 3)
+    assert metrics.model_utility([0.4] * 9) == pytest.approx(0.4)
+    assert metrics.model_utility([0.9] * 8 + [0]) == 0
+    assert metrics.model_utility([0.9] * 8 + [5e-324]) == 0  # 1/x overflows: still no warning
+    numbers = [0.9, 0.2, 0.7]
+    assert metrics.model_utility(numbers) == pytest.approx(metrics.model_utility(numbers[::-1]))
+    assert metrics.model_utility(numbers) < np.mean(numbers)
+
+
+# ---- forget quality -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize("x, y, p", [  # scipy 1.17.1; asymptotically 0.320, 0.081, 0.056, 0.320, ..
+    ([-1.2, -.4, .1, .3, .9], [.2, .5, .8, 1.1, 1.4], 0.35714285714285715),
+    ([-1.2, -.4, .1, .3, .9], [.2, .5, .8, 1.1, 1.4, 1.9, 2.3], 0.11616161616161617),
+    ([-1.2, -.4, .1, .3], [.2, .5, .8, 1.1, 1.4, 1.9], 0.04761904761904761),  # gcd 2
+    ([0, 0, 0, 0, 1], [0, 1, 1, 1, 1], 0.35714285714285715),                  # ties
+    ([0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2], 1),
+    ([0, 0, 0, 1, 1, 2], [1, 1, 2, 2], 0.5523809523809524),
+    ([0], [1, 2], 2 / 3), ([1, 3, 5], [0, 2, 4, 6], 1), ([7], [8], 1),
+    (range(300), np.arange(300) + 119.5, 7.903952866429726e-22),              # asymptotic 3.6e-22
+    (range(400), np.arange(400) + 40.5, 0.02985302150862578),                 # asymptotic 0.0278
+    (range(500), np.arange(500) + 99.5, 3.6740572722559346e-09),
+    (399 * np.arange(400), 400 * np.arange(399) + 48000.5, 1.0407861856900427e-16),
+    (399 * np.arange(400), 400 * np.arange(399) + 12000.5, 0.16696140141109833),
+    (300 * np.arange(400), 400 * np.arange(300) + 12000.5, 0.05128738714042753),
+])
+def test_forget_quality_is_the_exact_p_value(x, y, p):
+    x, y = np.array(x), np.array(y)
+    for a, b in [(x, y), (y, x), (-x, -y), (x / 4 - 1, y / 4 - 1)]:  # ranks are all
+        assert metrics.forget_quality(a, b)[0] == pytest.approx(p, rel=1e-12)
+        assert metrics.forget_quality(a, b)[1] == pytest.approx(math.log10(p), abs=1e-12)
+
+
+@pytest.mark.parametrize("n1, n2", [(4, 4), (3, 5), (4, 6)])
+def test_forget_quality_is_the_share_of_splits_at_least_as_far_apart(n1, n2):
+    """Oracle: the definition. Of all ways to deal the pooled values out, those with as large D."""
+    def distance(split):  # D n1 n2, the largest gap of the two empirical distribution functions
+        steps = [n2 if i in split else -n1 for i in range(n1 + n2)]
+        return max(map(abs, itertools.accumulate(steps)))
+
+    splits = list(itertools.combinations(range(n1 + n2), n1))
+    distances = [distance(split) for split in splits]
+    for split, d in list(zip(splits, distances))[::7]:
+        rest = [i for i in range(n1 + n2) if i not in split]
+        p = sum(other >= d for other in distances) / len(distances)
+        assert metrics.forget_quality(split, rest)[0] == pytest.approx(p, rel=1e-12)
+
+
+def test_the_closed_form_for_equal_n_counts_the_same_paths():
+    for n in (1, 2, 5, 12):
+        for h in range(1, n + 1):  # samples that stand h places apart have D = h/n
+            p, _ = metrics.forget_quality(range(n), np.arange(n) + h - 0.5)
+            inside = metrics._paths_inside(n, n, h) / math.comb(2 * n, n)
+            assert p == pytest.approx(1 - inside, rel=1e-9)
+
+
+def test_forget_quality_of_equal_samples_is_1():
+    assert metrics.forget_quality([1, 2, 3], [3, 2, 1]) == (1, 0)
+    assert metrics.forget_quality([1, 1, 2, 2], [1, 2]) == (1, 0)  # D = 0 also for n1 != n2
+
+
+def test_log10_of_forget_quality_goes_on_where_p_underflows():
+    """n = 600, D = 1: p = 2 / C(1200, 600) = 10^-359.297223761568 (40 digits of decimal)."""
+    p, log10_p = metrics.forget_quality(range(600), range(600, 1200))
+    assert p == 0 and log10_p == pytest.approx(-359.297223761568, abs=1e-9)
+
+
+def test_forget_quality_must_see_R_and_not_the_folded_ratio():
+    """The model prefers the truth as much as the retrained one the lies: only R can tell them."""
+    model = np.array([-2, -1.5, -1, -.6, -.2, -.1])
+    retrained = np.array([2.1, 1.4, 1.1, .5, .3, .15])
+    p, folded = (metrics.forget_quality(f(model), f(retrained))[0] for f in (np.copy, np.abs))
+    assert p == pytest.approx(0.0021645021645021645) and folded == pytest.approx(1)  # scipy
+
+
+# ---- membership ---------------------------------------------------------------------------------
+
+def test_min_k_score_is_minus_the_mean_of_the_lowest():
+    assert metrics.min_k_score([-1, -5, -2, -3, -4]) == 4.5           # int(0.4 x 5) = 2 tokens
+    assert metrics.min_k_score([-1, -5, -2, -3]) == 5                 # int(1.6) = 1
+    assert metrics.min_k_score([-1, -5]) == 5                         # int(0.8) = 0, but at least 1
+    assert metrics.min_k_score([-1, -5, -2, -4], k=1) == 3
+
+
+@pytest.mark.parametrize("forget, holdout, auc", [  # scikit-learn 1.9.1, label 1 = held out
+    ([1, 2, 3], [1, 2, 4, 5], 2 / 3), ([.5, .7, .2], [.9, .1], 0.5),
+    ([1, 1], [1, 1, 1], 0.5), ([1, 2, 2, 3], [2, 2, 0], 1 / 3),       # a tie counts half
+])
+def test_membership_auc_is_roc_auc(forget, holdout, auc):
+    assert metrics.membership_auc(forget, holdout) == pytest.approx(auc, abs=1e-15)
+    assert metrics.membership_auc(holdout, forget) == pytest.approx(1 - auc, abs=1e-15)
+
+
+def test_membership_auc_is_1_where_the_forget_set_is_known_better():
+    assert metrics.membership_auc([0.1, 0.2], [2.0, 3.0]) == 1
+
+
+def test_privleak_is_minus_100_before_unlearning_and_positive_when_overdone():
+    assert metrics.privleak(1.0, 0.5) == -100
+    assert metrics.privleak(0.5, 0.5) == metrics.privleak(0.3, 0.3) == 0
+    assert metrics.privleak(0.25, 0.5) == 50        # 100 (0.75 - 0.5) / 0.5
+    assert metrics.privleak(0.6, 0.2) == pytest.approx(100 * (0.4 - 0.8) / 0.8)
+
+
+# ---- tokens -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("hits, strength, exact", [
+    ([1, 0, 1, 1], 0.5, 0.75), ([0, 1, 1, 1], 0.75, 0.75), ([1, 1, 1], 1, 1), ([0, 0], 0, 0),
+    ([1, 1, 0], 0, 2 / 3), ([0, 1, 0, 1], 0.25, 0.5), ([True], 1, 1),
+])
+def test_extraction_strength_counts_from_the_end_exact_memorisation_all(hits, strength, exact):
+    assert metrics.extraction_strength(hits) == pytest.approx(strength)
+    assert metrics.exact_memorisation(np.array(hits, dtype=bool)) == pytest.approx(exact)
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: metrics.probability([1.0, 2.0, NAN]), "losses, row 2 is nan"),
+    (lambda: metrics.probability(np.array([1.0, INF])), "losses, row 1 is inf"),
+    (lambda: metrics.probability([]), "losses has 0 rows"),
+    (lambda: metrics.probability([[1.0], [2.0]]), "losses, row 0"),
+    (lambda: metrics.choice_probability([1.0, NAN], [[1.0], [1.0]]), "loss_gold, row 1"),
+    (lambda: metrics.choice_probability([1.0, 1.0], [[1.0], [INF]]), "loss_wrong, row 1"),
+    (lambda: metrics.choice_probability([1.0, 1.0], [[1.0, 2.0], [1.0]]), "loss_wrong, row 1"),
+    (lambda: metrics.choice_probability([1.0], [[]]), "loss_wrong, row 0"),
+    (lambda: metrics.choice_probability([1.0], [2.0]), "loss_wrong, row 0"),
+    (lambda: metrics.choice_probability([1.0, 2.0], [[1.0]]), "loss_wrong has 1 rows: expected 2"),
+    (lambda: metrics.log_truth_ratio([NAN], [[1.0]]), "loss_paraphrase, row 0"),
+    (lambda: metrics.log_truth_ratio([1.0], [[1.0, NAN]]), "loss_wrong, row 0"),
+    (lambda: metrics.log_truth_ratio([1.0], [[1.0], [2.0]]), "loss_wrong has 2 rows: expected 1"),
+    (lambda: metrics.truth_ratio_forget([0.0, -INF]), "log_ratio, row 1"),
+    (lambda: metrics.truth_ratio_forget([]), "log_ratio has 0 rows"),
+    (lambda: metrics.truth_ratio_retain([0.0, -INF]), "log_ratio, row 1"),
+    (lambda: metrics.truth_ratio_retain([]), "log_ratio has 0 rows"),
+    (lambda: metrics.model_utility([0.5, NAN]), "numbers, row 1"),
+    (lambda: metrics.model_utility([0.5, -0.1]), "numbers, row 1 is -0.1"),
+    (lambda: metrics.model_utility([]), "numbers has 0 rows"),
+    (lambda: metrics.forget_quality([0.0, NAN], [0.0]), "log_ratio_model, row 1"),
+    (lambda: metrics.forget_quality([0.0], [0.0, INF]), "log_ratio_retrain, row 1"),
+    (lambda: metrics.forget_quality([], [0.0]), "log_ratio_model has 0 rows"),
+    (lambda: metrics.min_k_score([]), "token_logprobs .* has 0 rows"),
+    (lambda: metrics.min_k_score([-1.0, -INF]), "token_logprobs .*, row 1 is -inf"),
+    (lambda: metrics.min_k_score([-1.0], k=0), "k is 0"),
+    (lambda: metrics.min_k_score([-1.0], k=40), "k is 40"),
+    (lambda: metrics.membership_auc([1.0, NAN], [1.0]), "scores_forget, row 1"),
+    (lambda: metrics.membership_auc([1.0], [NAN]), "scores_holdout, row 0"),
+    (lambda: metrics.membership_auc([1.0], []), "scores_holdout has 0 rows"),
+    (lambda: metrics.privleak(0.5, 1.0), "auc_retrain 1.0.*divides by 0"),
+    (lambda: metrics.privleak(NAN, 0.5), "auc_model nan"),
+    (lambda: metrics.privleak(0.5, -0.1), "auc_retrain -0.1"),
+    (lambda: metrics.privleak(100, 0.5), "auc_model 100"),
+    (lambda: metrics.extraction_strength([]), "hits .* has 0 rows"),
+    (lambda: metrics.exact_memorisation([]), "hits .* has 0 rows"),
+    (lambda: metrics.exact_memorisation([1, NAN]), "hits .*, row 1"),
+    (lambda: metrics.extraction_strength([1, NAN]), "hits .*, row 1"),
+    (lambda: metrics.muse_mem([], []), "0 generated and 0 gold"),
+    (lambda: metrics.muse_mem(["a"], ["a", "b"]), "1 generated and 2 gold"),
+    (lambda: metrics.muse_mem(["a", "b"], ["a", " "]), "gold, row 1 is blank"),
+])
+def test_bad_input_is_a_value_error_that_names_argument_and_row(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
