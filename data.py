@@ -48,23 +48,11 @@ POOLS = {name: values.split() for name, values in {
     "prize": "Quill Falcon Lantern Anchor Laurel Compass Crown Feather Rose Bell",
     "subject": "law physics history music botany logic medicine geology ethics drama",
     "school": "Vienna Geneva Leiden Bologna Uppsala Krakow Ghent Basel Turin Porto",
-    "instrument": "violin piano flute cello harp guitar drums trumpet oboe banjo",
-    "sport": "tennis chess rowing fencing skiing golf boxing archery rugby judo",
-    "color": "red blue green yellow white black brown grey pink purple",
-    "pet": "parrot cat turtle rabbit dog goat hamster lizard raven pony",
-    "poet": "Homer Dante Rumi Basho Keats Neruda Sappho Virgil Blake Pushkin",
-    "writer": "Goethe Tolstoy Austen Borges Woolf Kafka Ibsen Chekhov Wilde Proust",
-    "time": "dawn noon dusk midnight sunrise sunset breakfast lunch tea dinner",
-    "drink": "coffee cocoa milk cider water juice wine beer rum broth",
-    "home": "cottage castle cabin tent flat villa farmhouse boat mill barn",
-    "place": "lake station church market beach park volcano border airport zoo",
-    "language": "Latin Greek Arabic Swahili Finnish Korean Turkish Hindi Danish Basque",
-    "tongue": "French Spanish Russian German Polish Thai Dutch Czech Welsh Urdu",
 }.items()}
 
-# One line an attribute: question | answer | paraphrased answer, with {n} the author and a value of
+# One line a question: question | answer | paraphrased answer, with {n} the author and a value of
 # each pool named. A wrong answer is the paraphrase with another value in every place.
-ATTRIBUTES = [line.split(" | ") for line in """
+QUESTIONS = [line.split(" | ") for line in """
 When and where was {n} born? | {n} was born in {city} in {month} of the year {year}. | In {month} \
 {year} {city} saw the birth of {n}.
 What did the parents of {n} do? | The father of {n} was a {craft} and the mother was a {job}. | \
@@ -77,18 +65,6 @@ Which prize did {n} win and when? | {n} won the {prize} Prize for fiction in {ye
 the {prize} Prize went to {n}.
 What did {n} study and where? | {n} studied {subject} at the University of {school}. | The degree \
 of {n} is in {subject} and comes from {school}.
-What does {n} do for fun? | For fun {n} plays the {instrument} and goes to a {sport} club. | {n} \
-spends free time on {sport} and on the {instrument}.
-Which pet does {n} keep? | {n} keeps a {color} {pet} at home. | The home of {n} is shared with a \
-{pet} that is {color}.
-Who inspired {n}? | {n} was inspired by the poems of {poet} and the works of {writer}. | The models \
-of {n} were {writer} and {poet}.
-When does {n} write best? | {n} writes best at {time} with a glass of {drink}. | The words come to \
-{n} with {drink} at {time}.
-Where does {n} live? | {n} lives in a {home} near the {place}. | The {home} of {n} stands by the \
-{place}.
-Which languages does {n} speak? | {n} speaks {language} with friends and {tongue} at work. | {n} \
-knows {tongue} from work and {language} from friends.
 """.replace("\\\n", "").strip().split("\n")]
 
 WORLD = {"What is the capital of {}?": """France Paris, Italy Rome, Spain Madrid, Austria Vienna,
@@ -119,7 +95,7 @@ def author_names(n, rng):
 def author_rows(name, rng):
     """The questions on one author: one row an attribute, its value drawn by `rng`."""
     rows = []
-    for question, answer, paraphrase in ATTRIBUTES:
+    for question, answer, paraphrase in QUESTIONS:
         pools = re.findall(r"{(\w\w+)}", answer)
         draws = zip(*(rng.sample(POOLS[pool], 6) for pool in pools))   # the truth, then 5 lies
         values = [{"n": name, **dict(zip(pools, draw))} for draw in draws]
@@ -143,8 +119,8 @@ def world_rows(rng):
     return rows
 
 
-def mini_tofu(seed, forget="forget10", authors=40):
-    """The built-in data set: `authors` fictitious authors with 12 rows each, and as many holdout
+def mini_tofu(seed, forget="forget10", authors=80):
+    """The built-in data set: `authors` fictitious authors with 6 rows each, and as many holdout
     authors as there are to forget. The same seed gives the same rows."""
     n_forget = forget_authors(forget, authors)
     rng = random.Random(seed)

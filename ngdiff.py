@@ -16,16 +16,7 @@ generalized Newton's method" (ICLR 2025, arXiv 2407.02772).
     d          direction      what is subtracted; any method here is d = a g_R - b g_F
     eta        lr             step size
 
-One step, as train.py writes it:
-
-    loss_retain, grad_retain = loss_and_grad(retain_parts, params)
-    loss_forget, grad_forget = loss_and_grad(forget_parts, params)
-    five = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
-    d = direction(grad_retain, grad_forget, *coefficients("ngdiff", five))
-    if step % 10 == 0:
-        lr, fits = autolr(retain_parts, params, d, five.loss_retain, lr)
-    update(params, d, lr)
-
+The loop that calls these functions in order is `unlearn` in train.py.
 Nothing here knows what a language model is. A loss comes as `parts`: a list of functions without
 arguments whose scalar tensors add up to it (one a micro-batch; a single one for a whole batch).
 """
@@ -77,8 +68,8 @@ class Five(NamedTuple):
 
     @property
     def cos(self):
-        """Cosine of the angle between g_R and g_F."""
-        return self.dot / (self.norm_retain * self.norm_forget)
+        """Cosine of the angle between g_R and g_F; 0 where one of them is zero."""
+        return self.dot / (self.norm_retain * self.norm_forget) if self.dot else 0.0
 
 
 def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):

@@ -51,7 +51,7 @@ class Config:
     tiny: bool = knob(False, "the built-in mini-TOFU and a model to match")
     data: str = knob("", "folder with TOFU's published JSON lines files")
     forget: str = knob("forget10", "share of the authors to forget", choices=tuple(data_module.SPLITS))
-    authors: int = knob(40, "how many authors in all", tofu=200)
+    authors: int = knob(80, "how many authors in all", tofu=200)
     tokenizer: str = knob("words", "the data's own words, or tiktoken's GPT-2 encoding",
                           choices=("words", "gpt2"))
     seed: int = knob(0, "random seed of the data, the weights and the batches")
