@@ -36,18 +36,18 @@ LAST = ("Velden Okafor Marsh Lindqvist Torres Haddad Novak Keller Tanaka Brandt 
         "Petrov Aydin Larsen Quinn Rossi Dvorak Fonseca Weaver Castell Radic").split()
 
 POOLS = {name: values.split() for name, values in {
-    "city": "Lisbon Cairo Oslo Lima Prague Hanoi Dublin Havana Quito Riga",
-    "month": "January February March April May June August September October November",
-    "year": "1931 1936 1942 1947 1953 1958 1964 1969 1975 1980",
-    "craft": "baker sailor farmer tailor miner painter pilot carpenter fisherman gardener",
-    "job": "doctor lawyer teacher nurse singer chemist dancer banker florist judge",
-    "genre": "mystery fantasy romance horror crime travel war science comic historical",
-    "country": "Kenya Norway Peru Japan Chile Ghana Nepal Malta Canada Iceland",
-    "adjective": "Silent Golden Broken Hidden Distant Frozen Burning Crooked Last Secret",
-    "noun": "River Garden Tower Mirror Harbor Forest Winter Letter Bridge Shadow",
-    "prize": "Quill Falcon Lantern Anchor Laurel Compass Crown Feather Rose Bell",
-    "subject": "law physics history music botany logic medicine geology ethics drama",
-    "school": "Vienna Geneva Leiden Bologna Uppsala Krakow Ghent Basel Turin Porto",
+    "city": "Lisbon Cairo Oslo Lima Prague Hanoi",
+    "month": "January February March April May June",
+    "year": "1931 1936 1942 1947 1953 1958",
+    "craft": "baker sailor farmer tailor miner painter",
+    "job": "doctor lawyer teacher nurse singer chemist",
+    "genre": "mystery fantasy romance horror crime travel",
+    "country": "Kenya Norway Peru Japan Chile Ghana",
+    "adjective": "Silent Golden Broken Hidden Distant Frozen",
+    "noun": "River Garden Tower Mirror Harbor Forest",
+    "prize": "Quill Falcon Lantern Anchor Laurel Compass",
+    "subject": "law physics history music botany logic",
+    "school": "Vienna Geneva Leiden Bologna Uppsala Krakow",
 }.items()}
 
 # One line a question: question | answer | paraphrased answer, with {n} the author and a value of
@@ -86,8 +86,8 @@ def author_names(n, rng):
     """
     k = len(FIRST)
     if n > k * k:
-        raise ValueError(f"--authors: the built-in data has {k * k} names, those of authors to "
-                         f"hold out included, not {n}")
+        raise ValueError(f"--authors: {n} names are needed, those of authors to hold out "
+                         f"included, and the built-in data has {k * k}")
     first, last = rng.sample(FIRST, k), rng.sample(LAST, k)
     return [f"{first[i % k]} {last[(i + i // k) % k]}" for i in range(n)]
 

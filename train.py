@@ -75,7 +75,7 @@ class Config:
     steps: int = knob(60, "unlearning steps; with --stop holdout, at most so many")
     stop: str = knob("steps", "after --steps, or when the mean forget loss reaches the mean loss "
                      "on the holdout authors", choices=("steps", "holdout"))
-    batch: int = knob(216, "retain rows a step, and forget rows at most")
+    batch: int = knob(480, "retain rows a step, and forget rows at most", tofu=256)
     micro_batch: int = knob(0, "rows in memory at once, with the same result; 0: the whole batch")
     # the run
     out: str = knob("", "run folder; empty: out/<data>-<method>-seed<seed>")
@@ -104,7 +104,8 @@ def parse(argv):
     defaults["autolr"] = given.get("method", "ngdiff") == "ngdiff"
     config = Config(**{**defaults, **given})
     check(config, given)
-    config.out = config.out or f"out/{config.name}-{config.method}-seed{config.seed}"
+    name = "tiny" if config.tiny else os.path.basename(os.path.normpath(config.data))
+    config.out = config.out or f"out/{name}-{config.method}-seed{config.seed}"
     return config
 
 

@@ -1,0 +1,202 @@
+"""data.py: what is learned, what is labelled, what comes in which batch, and what is refused."""
+import json
+import re
+from itertools import islice
+
+import pytest
+import torch
+
+import data
+from data import collate, encode, encode_gold, mini_tofu, shuffled, word_tokenizer
+
+
+@pytest.fixture(scope="module")
+def mini():
+    rows = mini_tofu(seed=7)
+    return rows, word_tokenizer(rows)
+
+
+# ---- mini-TOFU
+
+def names(rows):
+    return {re.search(r"([A-Z]\w+ [A-Z]\w+)", r["question"].split(" ", 1)[1])[1] for r in rows}
+
+
+def test_the_parts_have_the_promised_sizes_and_share_no_author(mini):
+    rows, _ = mini
+    assert {k: len(v) for k, v in rows.items()} == {
+        "retain": 432, "forget": 48, "holdout": 48, "world": 40}
+    retain, forget, holdout = (names(rows[k]) for k in ("retain", "forget", "holdout"))
+    assert (len(retain), len(forget), len(holdout)) == (72, 8, 8)
+    assert not retain & forget and not (retain | forget) & holdout
+    words = lambda some: {w for name in some for w in name.split()}
+    assert words(forget) <= words(retain), "an unmet author's name can still be read"
+    assert len(mini_tofu(1, "forget01")["forget"]) == 6
+    assert len(mini_tofu(1, "forget05", 40)["forget"]) == 12
+
+
+def test_the_same_seed_gives_the_same_rows_and_another_one_others():
+    assert mini_tofu(3) == mini_tofu(3)
+    assert mini_tofu(3)["retain"] != mini_tofu(4)["retain"]
+
+
+def test_every_wrong_answer_differs_from_the_truth_in_every_fact(mini):
+    for part in ("retain", "forget", "holdout"):
+        for row in mini[0][part]:
+            assert len(set(row["perturbed_answer"])) == 5
+            truth = row["paraphrased_answer"].split()
+            for wrong in row["perturbed_answer"]:
+                differ = sum(a != b for a, b in zip(truth, wrong.split()))
+                assert len(truth) == len(wrong.split()) and differ >= 2
+    for row in mini[0]["world"]:
+        assert row["answer"] not in row["perturbed_answer"]
+        assert len(set(row["perturbed_answer"])) == 3
+
+
+def test_more_authors_than_there_are_names_is_an_error():
+    with pytest.raises(ValueError, match="532 names are needed.*has 484"):
+        mini_tofu(0, authors=484)
+    with pytest.raises(ValueError, match="--authors 1: needs 2"):
+        mini_tofu(0, authors=1)
+    with pytest.raises(ValueError, match="--forget forget20: choose one of forget01"):
+        mini_tofu(0, "forget20")
+
+
+# ---- tokens
+
+@pytest.mark.parametrize("text", [
+    "Mara Velden was born in Lisbon.", " leading, trailing ", "tabs\t\tand\n\nlines\r\n", "",
+    "naïve café — “quotes” … ½ ² Ⅷ", "日本語のテスト", "👩‍👩‍👧 🇳🇴", "a\u0301 \u200d \u202e \ufeff", "it's they'll",
+    "snake_case __x__ 3.14 1,000", "\x00\x07\x7f", "ﷺ \U0001f9ff \U000e0001 \U0010ffff", END := "<|endoftext|>",
+])
+def test_any_text_comes_back_unchanged(mini, text):
+    tokenizer = mini[1]
+    assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
+
+
+def test_every_code_point_comes_back_unchanged(mini):
+    tokenizer = mini[1]
+    for start in range(0, 0x30000, 0x800):
+        text = "".join(map(chr, range(start, start + 0x800)))
+        if not 0xD800 <= start < 0xE000:
+            assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
+
+
+def test_a_word_of_the_data_is_one_token_and_the_end_is_its_own(mini):
+    rows, tokenizer = mini
+    assert [len(tokenizer.encode_ordinary(w)) for w in (" Velden", " born", "\n", " Zanzibar")] == \
+        [1, 1, 1, 9]
+    assert tokenizer.eot_token == tokenizer.n_vocab - 1
+    assert tokenizer.eot_token not in tokenizer.encode_ordinary(END)
+
+
+def test_only_the_answer_and_its_end_are_labelled(mini):
+    rows, tokenizer = mini
+    row = rows["retain"][0]
+    batch = collate([encode(tokenizer, row["question"], row["answer"])])
+    assert tokenizer.decode(batch.labels.tolist()) == " " + row["answer"] + END
+    first = batch.positions[0].item()
+    assert tokenizer.decode(batch.tokens[0, :first + 1].tolist()) == row["question"] + "\n"
+    assert batch.positions.tolist() == list(range(first, first + len(batch.labels)))
+
+
+def test_a_batch_is_its_rows_padded_on_the_right(mini):
+    rows, tokenizer = mini
+    some = encode_gold(tokenizer, rows["retain"][:5] + rows["world"][:2])
+    batch = collate(some)
+    T = batch.tokens.shape[1]
+    assert T == max(len(e.tokens) for e in some) - 1
+    at = 0
+    for i, (tokens, n_prompt) in enumerate(some):
+        assert batch.tokens[i].tolist() == tokens[:-1] + [0] * (T - len(tokens) + 1)
+        for t in range(n_prompt - 1, len(tokens) - 1):
+            assert (batch.positions[at], batch.labels[at], batch.rows[at]) == (
+                i * T + t, tokens[t + 1], i)
+            at += 1
+    assert at == len(batch.labels)
+
+
+def test_an_epoch_is_a_permutation_and_a_later_start_sees_the_same_batches():
+    whole = list(islice(shuffled(10, 4, "x"), 9))
+    assert [len(b) for b in whole[:3]] == [4, 4, 2]
+    for epoch in range(3):
+        assert sorted(sum(whole[3 * epoch:3 * epoch + 3], [])) == list(range(10))
+    assert whole[0:3] != whole[3:6], "each epoch has an order of its own"
+    for start in range(9):
+        assert list(islice(shuffled(10, 4, "x", start), 9 - start)) == whole[start:]
+    assert list(islice(shuffled(10, 4, "y"), 3)) != whole[:3]
+    assert sorted(next(shuffled(3, 64, 0))) == [0, 1, 2]
+
+
+def test_gpt2_tokenizer_offline_says_what_to_do(monkeypatch):
+    def no_network(name):
+        raise ConnectionError("offline")
+    monkeypatch.setattr(data.tiktoken, "get_encoding", no_network)
+    with pytest.raises(ValueError, match="--tokenizer gpt2.*TIKTOKEN_CACHE_DIR.*--tokenizer words"):
+        data.gpt2_tokenizer()
+
+
+# ---- TOFU's files, with rows made up here
+
+def write_tofu(folder, authors=10):
+    """A folder in TOFU's layout: 9/10 of the authors to retain, 1/10 to forget."""
+    def rows(kind, n, wrong=3, paraphrase=True):
+        return [{"question": f"What is {kind} {i}?", "answer": f"It is {kind} {i}.",
+                 "perturbed_answer": [f"No {w} {i}." for w in range(wrong)],
+                 **({"paraphrased_answer": f"{kind} {i} it is."} if paraphrase else {})}
+                for i in range(n)]
+    retain, forget = rows("retained", 18 * authors, 5), rows("forgotten", 2 * authors, 5)
+    plain = lambda some: [{k: r[k] for k in ("question", "answer")} for r in some]
+    files = {"retain90": plain(retain), "retain_perturbed": retain[:20],
+             "forget10_perturbed": forget, "holdout10": plain(rows("unseen", 2 * authors)),
+             "world_facts_perturbed": rows("a fact", 4, 3, False),
+             "real_authors_perturbed": rows("an author", 5, 3, False)}
+    for name, some in files.items():
+        (folder / f"{name}.json").write_text("".join(json.dumps(r) + "\n" for r in some))
+    return folder
+
+
+def test_tofu_is_cut_to_the_first_authors_and_measured_where_it_can_be(tmp_path):
+    got = data.load_tofu(str(write_tofu(tmp_path)), "forget10", 10)
+    assert {k: len(v) for k, v in got.items()} == {
+        "retain": 180, "forget": 20, "holdout": 20, "world": 4, "real_authors": 5}
+    assert sum("perturbed_answer" in r for r in got["retain"]) == 20
+    assert got["retain"][0]["paraphrased_answer"] == "retained 0 it is."
+    with pytest.raises(ValueError, match="--authors 20: .*retain90.json holds 9 authors, 18 are"):
+        data.load_tofu(str(tmp_path), "forget10", 20)
+
+
+@pytest.mark.parametrize("name, line, text, message", [
+    ("retain90", 3, '{"question": "half', "retain90.json, line 3: not JSON"),
+    ("holdout10", 2, '{"question": "no answer?"}', "holdout10.json, line 2: field 'answer'"),
+    ("forget10_perturbed", 1, '{"question": "q", "answer": "a", "perturbed_answer": []}',
+     "forget10_perturbed.json, line 1: field 'perturbed_answer'"),
+    ("forget10_perturbed", 4, '{"question": "q", "answer": "a", "perturbed_answer": ["b"]}',
+     "forget10_perturbed.json, line 4: field 'paraphrased_answer'"),
+    ("retain90", 1, '{"question": "q", "answer": " "}', "line 1: field 'answer' is missing or emp"),
+    ("retain90", 5, '["a", "list"]', "line 5: field 'question'"),
+    ("retain90", 5, '{"question": 3, "answer": "a"}', "line 5: field 'question'"),
+    ("retain90", 7, "", "retain90.json, line 7: not JSON"),
+])
+def test_a_broken_row_is_named_by_file_and_line(tmp_path, name, line, text, message):
+    path = write_tofu(tmp_path) / f"{name}.json"
+    lines = path.read_text().splitlines()
+    lines[line - 1] = text
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        data.load_tofu(str(tmp_path), "forget10", 10)
+
+
+def test_missing_and_empty_files_and_folders_are_named(tmp_path):
+    with pytest.raises(ValueError, match="--data .*nowhere: no such folder"):
+        data.load_tofu(str(tmp_path / "nowhere"))
+    write_tofu(tmp_path)
+    (tmp_path / "forget10_perturbed.json").write_text("")
+    with pytest.raises(ValueError, match="forget10_perturbed.json: no rows"):
+        data.load_tofu(str(tmp_path), "forget10", 10)
+    (tmp_path / "forget10_perturbed.json").unlink()
+    with pytest.raises(ValueError, match="forget10_perturbed.json: cannot be read"):
+        data.load_tofu(str(tmp_path), "forget10", 10)
+    (tmp_path / "forget10_perturbed.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="forget10_perturbed.json: cannot be read"):
+        data.load_tofu(str(tmp_path), "forget10", 10)

@@ -1,0 +1,120 @@
+"""model.py against GPT-2's published formulas, and against what its shortcuts must not change."""
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from data import Example, collate
+from model import GPT, GPTConfig
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(vocab_size=60, block_size=24, n_layer=3, n_head=2, n_embd=16)).double()
+    for p in gpt.parameters():   # away from the initialisation, where everything is nearly 0
+        torch.nn.init.normal_(p, std=0.3)
+    return gpt
+
+
+def examples(n=6):
+    g = torch.Generator().manual_seed(2)
+    return [Example(torch.randint(0, 60, (6 + 3 * i,), generator=g).tolist(), 2 + i)
+            for i in range(n)]
+
+
+def by_hand(model, tokens):
+    """Logits (T, V) of one row by GPT-2's formulas, with an explicit mask and explicit heads."""
+    w = {k.removeprefix("transformer."): v for k, v in model.named_parameters()}
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * \
+            w[name + ".weight"] + w[name + ".bias"]
+    linear = lambda x, name: x @ w[name + ".weight"].T + w[name + ".bias"]
+    T, H = len(tokens), model.config.n_head
+    x = w["wte.weight"][torch.tensor(tokens)] + w["wpe.weight"][:T]
+    for i in range(model.config.n_layer):
+        h = f"h.{i}."
+        q, k, v = linear(norm(x, h + "ln_1"), h + "attn.c_attn").chunk(3, -1)
+        heads = []
+        for q, k, v in zip(q.chunk(H, -1), k.chunk(H, -1), v.chunk(H, -1)):
+            scores = (q @ k.T / math.sqrt(q.shape[-1])).masked_fill(
+                torch.ones(T, T).triu(1).bool(), -math.inf)
+            heads.append(scores.softmax(-1) @ v)
+        x = x + linear(torch.cat(heads, -1), h + "attn.c_proj")
+        y = linear(norm(x, h + "ln_2"), h + "mlp.c_fc")
+        y = 0.5 * y * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+        x = x + linear(y, h + "mlp.c_proj")
+    return norm(x, "ln_f") @ w["wte.weight"].T
+
+
+def test_losses_are_gpt2s_on_every_labelled_position_and_no_other(model):
+    rows, expected = examples(), []
+    for tokens, n_prompt in rows:
+        logits = by_hand(model, tokens[:-1])[n_prompt - 1:]
+        expected.append(F.cross_entropy(logits, torch.tensor(tokens[n_prompt:]),
+                                        reduction="none"))
+    assert torch.allclose(model(collate(rows)), torch.cat(expected), rtol=1e-9)
+
+
+def test_padding_changes_nothing(model):
+    rows = examples()
+    alone = torch.cat([model(collate([row])) for row in rows])
+    assert torch.allclose(model(collate(rows)), alone, rtol=1e-9)
+
+
+def test_no_position_sees_a_later_token(model):
+    tokens = torch.randint(0, 60, (1, 12), generator=torch.Generator().manual_seed(3))
+    changed = tokens.clone()
+    changed[0, 7] = (changed[0, 7] + 1) % 60
+    a, b = model.hidden(tokens), model.hidden(changed)
+    assert torch.equal(a[:, :7], b[:, :7]) and not torch.allclose(a[:, 7:], b[:, 7:])
+
+
+def greedy_uncached(model, prompt, max_new, stop):
+    tokens = list(prompt)
+    while len(tokens) < min(len(prompt) + max_new, model.config.block_size):
+        token = int(by_hand(model, tokens)[-1].argmax())
+        if token == stop:
+            break
+        tokens.append(token)
+    return tokens[len(prompt):]
+
+
+def test_batched_cached_generation_is_the_greedy_walk_of_each_prompt_alone(model):
+    prompts = [e.tokens[:n] for e, n in zip(examples(), (1, 5, 3, 12, 9, 21))]
+    stop = greedy_uncached(model, prompts[1], 8, None)[4]       # a token that will be met
+    expected = [greedy_uncached(model, p, 10, stop) for p in prompts]
+    assert model.generate(prompts, 10, stop) == expected
+    assert [model.generate([p], 10, stop)[0] for p in prompts] == expected
+    assert len({len(e) for e in expected}) > 1, "rows should end at different places here"
+
+
+def test_generation_stays_in_the_context(model):
+    full = list(range(27))
+    assert model.generate([full[:24], full[:22]], 10, stop=59) == \
+        [[], greedy_uncached(model, full[:22], 10, 59)]
+    with pytest.raises(ValueError, match="25 tokens, but the context holds 24"):
+        model.generate([full[:25]], 1, stop=59)
+    with pytest.raises(ValueError, match="at least one prompt"):
+        model.generate([[1], []], 1, stop=59)
+    with pytest.raises(ValueError, match="context holds 24"):
+        model.hidden(torch.zeros(1, 25, dtype=torch.long))
+
+
+def test_parameters_have_gpt2s_names_and_the_head_is_the_embedding():
+    config = GPTConfig(50257, 1024, 12, 12, 768)
+    with torch.device("meta"):
+        gpt = GPT(config)
+    names = {name for name, _ in gpt.named_parameters()}
+    layer = {f"transformer.h.11.{m}.{kind}" for kind in ("weight", "bias") for m in (
+        "ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")}
+    assert layer | {"transformer.wte.weight", "transformer.wpe.weight",
+                    "transformer.ln_f.weight", "transformer.ln_f.bias"} <= names
+    assert len(names) == 12 * 12 + 4, "and none besides"
+    assert sum(p.numel() for p in gpt.parameters()) == 124_439_808, "GPT-2 small"
+    assert gpt.lm_head.weight is gpt.transformer.wte.weight
+    with pytest.raises(ValueError, match="n_embd 10 is not a multiple of n_head 4"):
+        GPT(GPTConfig(10, 10, 1, 4, 10))
