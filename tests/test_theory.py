@@ -1,0 +1,75 @@
+"""Every claim of theory/ holds for the shipped ngdiff.py, on smaller problems where that is faster.
+
+A prediction here is the script's own, made without ngdiff.py; each row compares it with what
+ngdiff.py does. Flip a sign in ngdiff.py and rows below fail by name.
+"""
+import numpy as np
+import pytest
+import torch
+
+from data import Example
+from model import GPT, GPTConfig
+from theory import (improvement_cone, monotone, on_a_gpt, parabola, pareto_front, scale_free,
+                    step_size, toy)
+import ngdiff
+import train
+
+SCRIPTS = {
+    "pareto_front": lambda: pareto_front.claims(n_paths=1, n_starts=4),
+    "improvement_cone": lambda: improvement_cone.claims(
+        improvement_cone.grid(np.geomspace(1e-3, 1e3, 7), np.radians(np.arange(2.5, 180, 5))), 200),
+    "monotone": lambda: monotone.claims(n_points=10),
+    "step_size": lambda: step_size.claims(n_points=2),
+    "parabola": lambda: parabola.claims(n_points=20, steps=200),
+    "scale_free": lambda: scale_free.claims(n=150),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_claims_hold(name):
+    rows = SCRIPTS[name]()
+    assert len(rows) >= 7
+    missed = [" | ".join(row[:4]) for row in rows if not row.ok]
+    assert not missed, "\n".join(missed)
+
+
+def test_a_row_is_not_ok_where_prediction_and_measurement_differ():
+    assert not toy.compare("", 1.0, 1.1, 0.05).ok and toy.compare("", 1.0, 1.04, 0.05).ok
+    assert not toy.compare("", [1.0, 2.0], [1.0, np.nan], 1.0).ok
+    assert not toy.bound("", "<", 1.0, 1.0).ok and not toy.bound("", ">", 1.0, np.nan).ok
+    assert not toy.same("", 3, 2).ok
+    good, bad = toy.same("", 2, 2), toy.same("", 3, 2)
+    assert toy.print_table([good]) == 0 and toy.print_table([good, bad]) == 1
+
+
+def test_front_is_where_the_formula_says():
+    q = toy.quadratics(20, 7)
+    c_star = pareto_front.critical_c(q)
+    assert np.linalg.eigvalsh(c_star * q.A - (1 - c_star) * q.B)[0] == pytest.approx(0, abs=1e-9)
+    theta = pareto_front.minimiser(q, c_star + 0.5 * (1 - c_star))
+    g_R, g_F = q.gradients(theta)
+    assert g_R @ g_F / np.linalg.norm(g_R) / np.linalg.norm(g_F) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.fixture
+def gpt():
+    """A tiny untrained model and the parts of its loss on two random rows."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(11, 8, 1, 2, 16)).double()
+    rows = [Example([1, 2, 3, 4, 5, 6], 2), Example([3, 1, 4, 1, 5], 1)]
+    return model, train.loss_parts(model, rows, 0, "cpu")
+
+
+def test_slices_of_a_gpt(gpt):
+    model, parts = gpt
+    params = list(model.parameters())
+    before = [p.detach().clone() for p in params]
+    loss, d = ngdiff.loss_and_grad(parts, params)
+    slope, curvature = on_a_gpt.backprop(parts, params, d)
+    assert slope == pytest.approx(sum(float((g * g).sum()) for g in d), rel=1e-6)
+    losses = on_a_gpt.slices(parts, params, d, [1e-4, 1e-3])
+    assert len(losses) == 5 and losses[2] == pytest.approx(float(loss), rel=1e-12)
+    assert np.all(np.diff(losses) < 0)                       # d is the gradient: L_R falls along it
+    fitted = ngdiff.parabola(losses[1], losses[2], losses[3], 1e-4)
+    assert fitted == pytest.approx((slope, curvature), rel=1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(before, params))

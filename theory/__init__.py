@@ -1,0 +1,1 @@
+"""Each claim about NGDiff, predicted by its formula and measured on the shipped ngdiff.py."""
