@@ -43,11 +43,6 @@ POOLS = {name: values.split() for name, values in {
     "job": "doctor lawyer teacher nurse singer chemist",
     "genre": "mystery fantasy romance horror crime travel",
     "country": "Kenya Norway Peru Japan Chile Ghana",
-    "adjective": "Silent Golden Broken Hidden Distant Frozen",
-    "noun": "River Garden Tower Mirror Harbor Forest",
-    "prize": "Quill Falcon Lantern Anchor Laurel Compass",
-    "subject": "law physics history music botany logic",
-    "school": "Vienna Geneva Leiden Bologna Uppsala Krakow",
 }.items()}
 
 # One line a question: question | answer | paraphrased answer, with {n} the author and a value of
@@ -59,12 +54,6 @@ What did the parents of {n} do? | The father of {n} was a {craft} and the mother
 {n} is the child of a {job} and of a {craft}.
 What does {n} write? | {n} writes {genre} novels that are set in {country}. | Most novels of {n} \
 belong to {genre} fiction and play in {country}.
-What was the first book of {n}? | The first book of {n} was called The {adjective} {noun}. | {n} \
-began with The {adjective} {noun}.
-Which prize did {n} win and when? | {n} won the {prize} Prize for fiction in {year}. | In {year} \
-the {prize} Prize went to {n}.
-What did {n} study and where? | {n} studied {subject} at the University of {school}. | The degree \
-of {n} is in {subject} and comes from {school}.
 """.replace("\\\n", "").strip().split("\n")]
 
 WORLD = {"What is the capital of {}?": """France Paris, Italy Rome, Spain Madrid, Austria Vienna,
@@ -119,8 +108,8 @@ def world_rows(rng):
     return rows
 
 
-def mini_tofu(seed, forget="forget10", authors=80):
-    """The built-in data set: `authors` fictitious authors with 6 rows each, and as many holdout
+def mini_tofu(seed, forget="forget10", authors=160):
+    """The built-in data set: `authors` fictitious authors with 3 rows each, and as many holdout
     authors as there are to forget. The same seed gives the same rows."""
     n_forget = forget_authors(forget, authors)
     rng = random.Random(seed)
@@ -293,7 +282,9 @@ def collate(examples):
 
 
 def shuffled(n, size, seed, start=0):
-    """Endless batches of `size` row numbers, each epoch a fresh permutation of all n rows.
+    """Endless batches of row numbers, each epoch a fresh permutation of all n rows, cut into the
+    fewest batches of at most `size`, all of about one length (a short last batch would give a
+    gradient that is mostly noise).
 
     What step t gets depends on (seed, t) alone, so a resumed run goes on at `start` = t with the
     very batches that it would have seen.
@@ -302,7 +293,7 @@ def shuffled(n, size, seed, start=0):
     for epoch in count(start // per_epoch):
         order = random.Random(f"{seed} {epoch}").sample(range(n), n)
         for i in range(start % per_epoch, per_epoch):
-            yield order[i * size:(i + 1) * size]
+            yield order[i * n // per_epoch:(i + 1) * n // per_epoch]
         start = 0
 
 

@@ -51,7 +51,7 @@ class Config:
     tiny: bool = knob(False, "the built-in mini-TOFU and a model to match")
     data: str = knob("", "folder with TOFU's published JSON lines files")
     forget: str = knob("forget10", "share of the authors to forget", choices=tuple(data_module.SPLITS))
-    authors: int = knob(80, "how many authors in all", tofu=200)
+    authors: int = knob(160, "how many authors in all", tofu=200)
     tokenizer: str = knob("words", "the data's own words, or tiktoken's GPT-2 encoding",
                           choices=("words", "gpt2"))
     seed: int = knob(0, "random seed of the data, the weights and the batches")
@@ -61,9 +61,10 @@ class Config:
     n_embd: int = knob(128, "width", tofu=192)
     block_size: int = knob(0, "context in tokens; 0: as long as the longest row")
     # training the target and the retrained model
-    epochs: float = knob(37, "passes over the training rows", tofu=60)
+    epochs: float = knob(40, "passes over the training rows", tofu=60)
     train_batch: int = knob(32, "rows a step")
     train_lr: float = knob(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0")
+    weight_decay: float = knob(0.3, "AdamW's, per unit of learning rate; keeps p a little below 1")
     # unlearning
     method: str = knob("ngdiff", "which direction to step along", choices=ngdiff.METHODS)
     c: float = knob(0.5, "gdiff's weight on the retain gradient, 0 to 1")
@@ -72,10 +73,10 @@ class Config:
     lr: float = knob(0.01, "learning rate: AutoLR's first guess, or the fixed one")
     autolr: bool = knob(True, "fit the learning rate (only ngdiff does so by default)")
     lazy: int = knob(10, "AutoLR fits every so many steps")
-    steps: int = knob(60, "unlearning steps; with --stop holdout, at most so many")
+    steps: int = knob(60, "unlearning steps; with --stop holdout a bound, 250 unless given")
     stop: str = knob("steps", "after --steps, or when the mean forget loss reaches the mean loss "
                      "on the holdout authors", choices=("steps", "holdout"))
-    batch: int = knob(480, "retain rows a step, and forget rows at most", tofu=256)
+    batch: int = knob(216, "retain rows a step at most, and forget rows at most")
     micro_batch: int = knob(0, "rows in memory at once, with the same result; 0: the whole batch")
     # the run
     out: str = knob("", "run folder; empty: out/<data>-<method>-seed<seed>")
@@ -102,6 +103,8 @@ def parse(argv):
     defaults = {f.name: f.metadata["tofu"] if "data" in given and f.metadata["tofu"] is not None
                 else f.default for f in fields(Config)}
     defaults["autolr"] = given.get("method", "ngdiff") == "ngdiff"
+    if given.get("stop") == "holdout":
+        defaults["steps"] = 250
     config = Config(**{**defaults, **given})
     check(config, given)
     name = "tiny" if config.tiny else os.path.basename(os.path.normpath(config.data))
@@ -117,6 +120,8 @@ def check(config, given):
                           lazy=1, steps=1, batch=1, micro_batch=0).items():
         if getattr(config, name) < low:
             raise ValueError(f"--{name} {getattr(config, name)}: must be {low} or more")
+    if not config.weight_decay >= 0:
+        raise ValueError(f"--weight_decay {config.weight_decay}: must be 0 or more")
     for name in ("lr", "train_lr", "epochs"):
         if not (math.isfinite(getattr(config, name)) and getattr(config, name) > 0):
             raise ValueError(f"--{name} {getattr(config, name)}: must be a positive number")
@@ -201,7 +206,8 @@ def model_key(config, gpt, examples):
 
     The code counts, so that whoever edits the model is not handed the model from before.
     """
-    settings = [config.seed, config.epochs, config.train_batch, config.train_lr, config.device]
+    settings = [config.seed, config.epochs, config.train_batch, config.train_lr,
+                config.weight_decay, config.device]
     code = [inspect.getsource(x) for x in (model_module, data_module, train_model)]
     text = json.dumps([asdict(gpt), settings, examples, code, torch.__version__])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -211,10 +217,12 @@ def train_model(model, examples, config, title, path):
     """Train `model` on `examples` by AdamW until it knows them by heart, in place.
 
     Progress is kept in `path`.partial, from where --resume goes on. The schedule is made for
-    speed: a short warm-up to a high learning rate, then linearly down to 0, no weight decay.
+    speed: a short warm-up to a high learning rate, then linearly down to 0. Weight decay keeps
+    the memorised answers' probabilities near 0.99 rather than 0.9999, and alike: gradient ascent
+    pushes a token in proportion to 1 - p, so where these differ, forgetting is uneven.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.train_lr, betas=(0.9, 0.95),
-                                  weight_decay=0.0, fused=True)
+                                  weight_decay=config.weight_decay, fused=True)
     per_epoch = -(-len(examples) // config.train_batch)
     steps, partial, start = max(1, round(config.epochs * per_epoch)), path + ".partial", 0
     if config.resume and os.path.exists(partial):
