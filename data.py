@@ -271,14 +271,13 @@ def collate(examples):
     prompt to the last token before the end of text, which is the last label.
     """
     T = max(len(e.tokens) for e in examples) - 1
-    tokens = torch.zeros(len(examples), T, dtype=torch.long)      # (B, T); a pad is never seen
-    positions, labels, rows = [], [], []
+    tokens, positions, labels, rows = [], [], [], []
     for i, (ids, n_prompt) in enumerate(examples):
-        tokens[i, :len(ids) - 1] = torch.tensor(ids[:-1])
+        tokens.append(ids[:-1] + [0] * (T - len(ids) + 1))        # what a pad holds is never seen
         positions += range(i * T + n_prompt - 1, i * T + len(ids) - 1)
         labels += ids[n_prompt:]
         rows += [i] * (len(ids) - n_prompt)
-    return Batch(tokens, torch.tensor(positions), torch.tensor(labels), torch.tensor(rows))
+    return Batch(*map(torch.tensor, (tokens, positions, labels, rows)))
 
 
 def shuffled(n, size, seed, start=0):

@@ -19,6 +19,7 @@ import math
 import os
 import pickle
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -213,10 +214,10 @@ def model_key(config, gpt, examples):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def train_model(model, examples, config, title, path):
-    """Train `model` on `examples` by AdamW until it knows them by heart, in place.
+def train_model(model, examples, config, title, path, saved=None):
+    """Train `model` on `examples` by AdamW until it knows them by heart, and write it to `path`.
 
-    Progress is kept in `path`.partial, from where --resume goes on. The schedule is made for
+    Progress is kept in `path`.partial; saved: what was read from there, to go on. The schedule is made for
     speed: a short warm-up to a high learning rate, then linearly down to 0. Weight decay keeps
     the memorised answers' probabilities near 0.99 rather than 0.9999, and alike: gradient ascent
     pushes a token in proportion to 1 - p, so where these differ, forgetting is uneven.
@@ -225,9 +226,7 @@ def train_model(model, examples, config, title, path):
                                   weight_decay=config.weight_decay, fused=True)
     per_epoch = -(-len(examples) // config.train_batch)
     steps, partial, start = max(1, round(config.epochs * per_epoch)), path + ".partial", 0
-    if config.resume and os.path.exists(partial):
-        saved = read_checkpoint(partial, ("model", "optimizer", "step"))
-        model.load_state_dict(saved["model"])
+    if saved:
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
     order = shuffled(len(examples), config.train_batch, config.seed, start)
@@ -252,8 +251,9 @@ def train_model(model, examples, config, title, path):
             replace(partial, lambda temporary: torch.save(state, temporary))
             saved_at = time.time()
     replace(path, lambda temporary: torch.save({"model": model.state_dict()}, temporary))
-    if os.path.exists(partial):
-        os.remove(partial)
+    for leftover in (partial, partial + ".tmp"):
+        if os.path.exists(leftover):
+            os.remove(leftover)
 
 
 # --------------------------------------------------------------------------- act 3: unlearning
@@ -325,6 +325,8 @@ def unlearn(target, config, sets, state, save):
     model = copy.deepcopy(target)
     model.load_state_dict(state.pop("model", target.state_dict()))
     params = list(model.parameters())
+    for moment in "mv" if state["adam"] else "":
+        state["adam"][moment] = [x.to(config.device) for x in state["adam"][moment]]
     batches = task_batches(model, target, sets, config, state["step"])
     progress = Progress(config.method, state["step"], config.steps)
     for step in range(state["step"], config.steps):
@@ -447,12 +449,16 @@ def csv_text(log):
 
 def about(config):
     """config.json: the flags, the versions and the commit that a run was made with."""
-    git = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "rev-parse",
-                          "HEAD"], capture_output=True, text=True)
     packages = {name: version(name) for name in ("torch", "numpy", "matplotlib", "tiktoken")}
-    return {**asdict(config), "python": platform.python_version(), **packages,
-            "threads": torch.get_num_threads(), **({"commit": git.stdout.strip()}
-                                                   if git.returncode == 0 else {})}
+    out = {**asdict(config), "python": platform.python_version(), **packages,
+           "threads": torch.get_num_threads()}
+    if shutil.which("git"):
+        folder = os.path.dirname(os.path.abspath(__file__))
+        git = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True,
+                             text=True)
+        if git.returncode == 0:
+            out["commit"] = git.stdout.strip()
+    return out
 
 
 # --------------------------------------------------------------------------- the run
@@ -466,7 +472,7 @@ class Run:
     config: Config
     data: dict
     tokenizer: object
-    models: dict     # title: (model, its training examples, cache path, whether it was loaded)
+    models: dict     # title: (model, training examples, cache path, read from it?, partial state)
     state: dict      # of the unlearning run, None if it has not begun
 
 
@@ -493,16 +499,19 @@ def prepare(argv):
         torch.manual_seed(config.seed)
         model = GPT(gpt)
         path = os.path.join(config.cache, f"{title}-{model_key(config, gpt, examples)}.pt")
-        cached = os.path.exists(path)
+        cached, partial = os.path.exists(path), None
         if cached:
-            load_weights(model, read_checkpoint(path, ["model"])["model"], path)
-        models[title] = model.to(config.device), examples, path, cached
+            load_weights(model, read_checkpoint(path, ["model"]), path)
+        elif config.resume and os.path.exists(path + ".partial"):
+            partial = read_checkpoint(path + ".partial", ("model", "optimizer", "step"))
+            load_weights(model, partial, path + ".partial")
+        models[title] = model.to(config.device), examples, path, cached, partial
     return Run(config, data, tokenizer, models, saved_state(config) if config.resume else None)
 
 
-def load_weights(model, weights, path):
+def load_weights(model, saved, path):
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(saved["model"])
     except RuntimeError:
         raise ValueError(f"{path}: the weights of a model of another shape; delete it to start "
                          "over") from None
@@ -513,8 +522,12 @@ def saved_state(config):
     path, checkpoint = (os.path.join(config.out, f) for f in ("config.json", "checkpoint.pt"))
     if not os.path.exists(path):
         raise ValueError(f"--resume: there is no run in {config.out}")
-    with open(path, encoding="utf-8") as f:
-        check_same(config, json.load(f), path)
+    try:
+        with open(path, encoding="utf-8") as f:
+            flags = json.load(f)
+    except (OSError, ValueError) as e:
+        raise ValueError(f"--resume: {path} cannot be read ({e})") from None
+    check_same(config, flags, path)
     if not os.path.exists(checkpoint):
         return None
     saved = read_checkpoint(checkpoint, ("config", "model", "log", "step"))
@@ -538,12 +551,12 @@ def story(run):
     config, seconds, t_start = run.config, {}, time.time()
     out = lambda name: os.path.join(config.out, name)
     start_folder(config)
-    for title, (model, examples, path, cached) in run.models.items():
+    for title, (model, examples, path, cached, partial) in run.models.items():
         t0 = time.time()
         if cached:
             print(f"{title:>8}  from {path}")
         else:
-            train_model(model, examples, config, title, path)
+            train_model(model, examples, config, title, path, partial)
         seconds[title] = time.time() - t0
     target, retrain = (run.models[title][0] for title in ("target", "retrain"))
 
@@ -573,7 +586,11 @@ def report(run, models, state, seconds, t_start):
     """Measure the three models, print the table and some answers, write the rest of the folder."""
     config, t0 = run.config, time.time()
     out = lambda name: os.path.join(config.out, name)
-    measured = {name: metrics.evaluate(m, run.tokenizer, run.data) for name, m in models.items()}
+    try:
+        measured = {name: metrics.evaluate(m, run.tokenizer, run.data)
+                    for name, m in models.items()}
+    except ValueError as e:
+        raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
     results = {name: metrics.summary(m, measured["retrain"]) for name, m in measured.items()}
     seconds["evaluate"], seconds["total"] = time.time() - t0, time.time() - t_start
     parts = [p for p in run.data if p != "holdout"]
@@ -596,6 +613,8 @@ def main(argv=None):
     except ValueError as e:
         print(f"train.py: error: {e}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     try:
         story(run)
     except FloatingPointError as e:

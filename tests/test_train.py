@@ -20,7 +20,7 @@ import train
 from test_data import write_tofu
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = "--tiny --authors 12 --epochs 30 --n_embd 32 --n_head 2 --steps 12".split()
+SMALL = "--tiny --authors 16 --epochs 40 --n_embd 32 --n_head 2 --steps 12".split()
 SUMMARY = {"forget_loss", "forget_prob", "forget_rouge", "forget_truth_ratio", "retain_loss",
            "retain_prob", "retain_rouge", "retain_truth_ratio", "world_prob", "world_rouge",
            "world_truth_ratio", "holdout_loss", "model_utility", "forget_quality",
@@ -298,11 +298,11 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_numbers_that_run_away_stop_the_run_with_a_hint(cache, tmp_path, capsys):
-    code, results = go(cache, tmp_path, "--method", "ga", "--lr", 1e30, "--steps", 5)
+@pytest.mark.parametrize("steps, where", [(5, r"step \d, loss_retain"), (1, "measuring, losses")])
+def test_numbers_that_run_away_stop_the_run_with_a_hint(cache, tmp_path, capsys, steps, where):
+    code, results = go(cache, tmp_path, "--method", "ga", "--lr", 1e38, "--steps", steps)
     assert code == 1 and results is None
-    assert re.search(r"stopped: step \d, loss_retain .*: try a smaller --lr",
-                     capsys.readouterr().err)
+    assert re.search(f"stopped: {where} .*: try a smaller --lr", capsys.readouterr().err)
 
 
 # ---- words that could rot
@@ -311,7 +311,8 @@ def test_every_command_of_the_readme_is_one_that_train_py_takes():
     commands = re.findall(r"python train\.py ([^\n`#|]*)", (ROOT / "README.md").read_text())
     assert len(commands) > 3
     for command in commands:
-        train.parse(shlex.split(command.replace("DIR", "folder")))
+        if "--help" not in command:
+            train.parse(shlex.split(command.replace("DIR", "folder")))
 
 
 def test_the_readme_defines_every_log_column_and_metric():
