@@ -78,10 +78,11 @@ def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
     Raises FloatingPointError if one is not finite, naming all five. Cost: three reductions over
     the parameters and one transfer from the device.
     """
-    sums = torch.zeros(3, dtype=torch.float64, device=grad_retain[0].device)
+    products = []
     for r, f in zip(grad_retain, grad_forget):
         r, f = r.flatten().double(), f.flatten().double()
-        sums += torch.stack((r @ r, f @ f, r @ f))
+        products += [r @ r, f @ f, r @ f]
+    sums = torch.stack(products).view(-1, 3).sum(0)
     losses = torch.stack((torch.as_tensor(loss_retain), torch.as_tensor(loss_forget)))
     loss_R, loss_F, rr, ff, dot = torch.cat((losses.double().to(sums.device), sums)).tolist()
     five = Five(loss_R, loss_F, math.sqrt(rr), math.sqrt(ff), dot)

@@ -62,7 +62,7 @@ class Config:
     n_embd: int = knob(128, "width", tofu=192)
     block_size: int = knob(0, "context in tokens; 0: as long as the longest row")
     # training the target and the retrained model
-    epochs: float = knob(40, "passes over the training rows", tofu=60)
+    epochs: float = knob(40, "passes over the training rows")
     train_batch: int = knob(32, "rows a step")
     train_lr: float = knob(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0")
     weight_decay: float = knob(0.3, "AdamW's, per unit of learning rate; keeps p a little below 1")
@@ -77,7 +77,7 @@ class Config:
     steps: int = knob(60, "unlearning steps; with --stop holdout a bound, 250 unless given")
     stop: str = knob("steps", "after --steps, or when the mean forget loss reaches the mean loss "
                      "on the holdout authors", choices=("steps", "holdout"))
-    batch: int = knob(216, "retain rows a step at most, and forget rows at most")
+    batch: int = knob(216, "retain rows a step at most, and forget rows at most", tofu=400)
     micro_batch: int = knob(0, "rows in memory at once, with the same result; 0: the whole batch")
     # the run
     out: str = knob("", "run folder; empty: out/<data>-<method>-seed<seed>")
