@@ -23,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 
@@ -168,7 +169,8 @@ def read_checkpoint(path, keys):
     """A checkpoint's dict (tensors and plain values only: a stranger's file can't run code), or
     ValueError if the file is damaged."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):   # of torch's, about odd files
+            saved = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
         raise ValueError(f"{path}: damaged, or no checkpoint at all ({type(e).__name__}); delete "
                          "it to start over") from None

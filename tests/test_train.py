@@ -66,7 +66,7 @@ def test_the_run_folder_holds_what_it_promises(plain):
     assert tuple(rows[0]) == train.LOG_COLUMNS and len(rows) == results["steps"] == 12
     assert [r["status"] != "" for r in rows] == [i % 10 == 0 for i in range(12)], "lazy: 0 and 10"
     config = json.loads((out / "config.json").read_text())
-    assert config["authors"] == 12 and config["torch"] == torch.__version__
+    assert config["authors"] == 16 and config["torch"] == torch.__version__
     assert "[forget] " in (out / "samples.txt").read_text()
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -298,11 +298,11 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("steps, where", [(5, r"step \d, loss_retain"), (1, "measuring, losses")])
+@pytest.mark.parametrize("steps, where", [(5, r"step \d, loss_retain"), (1, "measuring, ")])
 def test_numbers_that_run_away_stop_the_run_with_a_hint(cache, tmp_path, capsys, steps, where):
     code, results = go(cache, tmp_path, "--method", "ga", "--lr", 1e38, "--steps", steps)
     assert code == 1 and results is None
-    assert re.search(f"stopped: {where} .*: try a smaller --lr", capsys.readouterr().err)
+    assert re.search(f"stopped: {where}.*: try a smaller --lr", capsys.readouterr().err)
 
 
 # ---- words that could rot

@@ -13,7 +13,7 @@ The probes see the average bend over that width, which is what a step of that si
 the d'H_R d of the formula. L_F is no parabola at all, and further out it can fall again, where
 theory with a convex L_F lets it rise at any step: a larger step does not always forget more.
 
-Assumptions: one batch (64 retain rows and all forget rows) for the gradients and all losses; no
+Assumptions: one batch (216 retain rows and all forget rows) for the gradients and all losses; no
 dropout. float32, as in train.py. The first run trains the target model and keeps it in out/cache.
 Expected output: each row ok.
 """
@@ -82,8 +82,8 @@ def slices(parts, params, d, lrs):
 
 def cached_target():
     """(target model, its retain and forget rows, config); trained here if it is not cached."""
-    run = train.prepare(["--tiny", "--batch", "64", "--out", "out/theory"])
-    model, examples, path, cached = run.models["target"]
+    run = train.prepare(["--tiny", "--out", "out/theory"])
+    model, examples, path, cached, _ = run.models["target"]
     if not cached:
         os.makedirs(run.config.cache, exist_ok=True)
         train.train_model(model, examples, run.config, "target", path)
@@ -91,7 +91,7 @@ def cached_target():
         run.config
 
 
-def unlearn(model, batches, lr, moments, lazy=5):
+def unlearn(model, batches, lr, moments, lazy=10):
     """Algorithm 1 up to the last moment, with a Slice at each. `model` is changed."""
     params, found = list(model.parameters()), []
     for step in range(moments[-1] + 1):
