@@ -10,8 +10,7 @@ Expected: from probes near 0 both agree to a few per cent; a small step lowers L
 and the step that AutoLR chooses lowers L_R on its batch. What fails: the parabola is local. Its
 probes stand at the lr in use, and further out L_R leaves the fitted curve (the figure marks where).
 The probes see the average bend over that width, which is what a step of that size needs, and not
-the d'H_R d of the formula. L_F is no parabola at all, and further out it can fall again, where
-theory with a convex L_F lets it rise at any step: a larger step does not always forget more.
+the d'H_R d of the formula. L_F is no parabola at all (on the positive side it curves up at first, later down).
 
 Assumptions: one batch (216 retain rows and all forget rows) for the gradients and all losses; no
 dropout. float32, as in train.py. The first run trains the target model and keeps it in out/cache.
