@@ -312,7 +312,7 @@ def test_every_command_of_the_readme_is_one_that_train_py_takes():
     assert len(commands) > 3
     for command in commands:
         if "--help" not in command:
-            train.parse(shlex.split(re.sub(r"\b(S|L|DIR)\b", "1", command)))
+            train.parse(shlex.split(re.sub(r"\b(S|L|N|DIR)\b", "1", command)))
 
 
 def test_the_readme_defines_every_log_column_and_metric():
