@@ -36,7 +36,7 @@ def _checked(name, values, ndim=1, rows=None):
 
 def rouge_l(generated, gold):
     """ROUGE-L (recall, precision, F1) of two texts; 0, 0, 0 if either has no word. Lin 2004, no
-    stemmer as MUSE (TOFU stems: that moves its mean recall by at most 0.014); nothing is cut."""
+    stemmer as MUSE (TOFU stems: that moves its mean recall by about 0.014); nothing is cut."""
     # only a-z and 0-9 make words: "café" is "caf", and a text in another script has none
     generated, gold = (re.findall("[a-z0-9]+", text.lower()) for text in (generated, gold))
     gold_words = np.array(gold, dtype=str)

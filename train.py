@@ -327,8 +327,6 @@ def unlearn(target, config, sets, state, save):
     model = copy.deepcopy(target)
     model.load_state_dict(state.pop("model", target.state_dict()))
     params = list(model.parameters())
-    for moment in "mv" if state["adam"] else "":
-        state["adam"][moment] = [x.to(config.device) for x in state["adam"][moment]]
     batches = task_batches(model, target, sets, config, state["step"])
     progress = Progress(config.method, state["step"], config.steps)
     for step in range(state["step"], config.steps):
@@ -351,9 +349,8 @@ def unlearn(target, config, sets, state, save):
         if state["adam"]:
             d = ngdiff.adam_direction(d, state["adam"])
         if config.autolr and step % config.lazy == 0:
-            max_fits = FITS_AT_START if step == 0 else 1
             state["lr"], fits = ngdiff.autolr(retain, params, d, five.loss_retain, state["lr"],
-                                              max_fits)
+                                              1 if step else FITS_AT_START)
             row |= {**fits[-1]._asdict(), "fits": len(fits)}
         ngdiff.update(params, d, state["lr"])
         row["lr"] = state["lr"]
@@ -532,8 +529,10 @@ def saved_state(config):
     check_same(config, flags, path)
     if not os.path.exists(checkpoint):
         return None
-    saved = read_checkpoint(checkpoint, ("config", "model", "log", "step"))
+    saved = read_checkpoint(checkpoint, ("config", "model", "log", "step", "adam"))
     check_same(config, saved.pop("config"), checkpoint)
+    for moment in "mv" if saved["adam"] else "":
+        saved["adam"][moment] = [x.to(config.device) for x in saved["adam"][moment]]
     return saved
 
 
