@@ -184,6 +184,22 @@ def exact_memorisation(hits):
     return float(np.mean(_checked("hits (row = token)", hits)))
 
 
+# --------------------------------------------------------------------------- comparing methods
+
+def area_under_utility(forgetting, utility):
+    """Area under utility as a function of forgetting, 0 to 1, of the (N,) points of a run (ours; the
+    hypervolume of Zitzler and Thiele 1999 with (0, 0) as reference). forgetting: 0 = as the target
+    model, 1 = as the retrained one, what goes beyond earns nothing; utility: share of the
+    target's, 1 at most. 1 = all was forgotten at no cost."""
+    forgetting = np.clip(_checked("forgetting", forgetting), 0, 1)
+    utility = np.clip(_checked("utility", utility, rows=len(forgetting)), 0, 1)
+    order = np.argsort(forgetting)
+    # U(x) = max {utility_i : forgetting_i >= x}, a falling staircase
+    best = np.maximum.accumulate(utility[order][::-1])[::-1]
+    # area = integral_0^1 U(x) dx = sum_i (f_i - f_(i-1)) U(f_i),  f_0 = 0
+    return float(np.sum(np.diff(forgetting[order], prepend=0) * best))
+
+
 # --------------------------------------------------------------------------- measuring a model
 
 @torch.no_grad()
@@ -263,7 +279,8 @@ def summary(measured, retrained):
         out |= {f"{part}_{k}": v for k, v in numbers.items()}
         if not facts:
             out[f"{part}_loss"] = float(m["loss"].mean())
-    out["model_utility"] = model_utility(utility)
+    if utility:
+        out["model_utility"] = model_utility(utility)
     out["forget_quality"], out["log10_forget_quality"] = forget_quality(
         measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
     if "holdout" in measured:

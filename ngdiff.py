@@ -40,15 +40,18 @@ def loss_and_grad(parts, params):
     The parts' gradients are summed, and nothing is normalised here: norms are taken once, of the
     whole batch's gradient. Cost: a forward and a backward pass a part, the activations of one.
     """
-    loss, grad = 0.0, None
+    loss = 0.0
+    for p in params:
+        p.grad = None
     for part in parts:
         value = part()
-        g = torch.autograd.grad(value, params)
+        # Summed in p.grad, tensor by tensor as the backward pass reaches it: autograd.grad would
+        # make a second whole gradient for each further part. It stays there no longer than this.
+        value.backward(inputs=params)
         loss = loss + value.detach()
-        if grad is None:
-            grad = list(g)
-        else:
-            torch._foreach_add_(grad, g)
+    grad = [p.grad for p in params]
+    for p in params:
+        p.grad = None
     return loss, grad
 
 
@@ -76,12 +79,13 @@ def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
     """The five numbers of this step, summed up in float64 whatever the gradients' type.
 
     Raises FloatingPointError if one is not finite, naming all five. Cost: three reductions over
-    the parameters and one transfer from the device.
+    the parameters and one transfer from the device; float64 copies of a million numbers at a time.
     """
     products = []
-    for r, f in zip(grad_retain, grad_forget):
-        r, f = r.flatten().double(), f.flatten().double()
-        products += [r @ r, f @ f, r @ f]
+    for pair in zip(grad_retain, grad_forget):
+        for r, f in zip(*(g.flatten().split(2**20) for g in pair)):
+            r, f = r.double(), f.double()
+            products += [r @ r, f @ f, r @ f]
     sums = torch.stack(products).view(-1, 3).sum(0)
     losses = torch.stack((torch.as_tensor(loss_retain), torch.as_tensor(loss_forget)))
     loss_R, loss_F, rr, ff, dot = torch.cat((losses.double().to(sums.device), sums)).tolist()

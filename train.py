@@ -2,11 +2,14 @@
 
     python train.py --tiny                              built-in data, about a minute on two cores
     python train.py --tiny --method gdiff --c 0.9       another method, from the cached models
+    python train.py --tiny --compare                    every method, five seeds, table and figure
     python train.py --data DIR --authors 40             TOFU's published files in DIR
+    torchrun --nproc_per_node 2 train.py --tiny         the same run, shared by two processes
 
-Four acts, in this order below: train the *target* model on everything and the *retrained* model
-on everything but the forget set (both cached); unlearn the target; measure all three; write the
-run folder. The unlearning loop is `unlearn`; the mathematics in it is ngdiff.py's.
+In this order below: the flags, the files, training the *target* model on everything and the
+*retrained* model on everything but the forget set (both cached), and unlearning the target.
+The loop is `unlearn`; the mathematics in it is ngdiff.py's; measuring and drawing what came out,
+and every command that makes more than one run, is experiments.py's.
 """
 import argparse
 import copy
@@ -17,27 +20,27 @@ import io
 import json
 import math
 import os
-import pickle
 import platform
 import shutil
 import subprocess
 import sys
 import time
-import warnings
 from dataclasses import asdict, dataclass, field, fields
+from dataclasses import replace as changed
+from functools import partial
 from importlib.metadata import version
 
 import torch
+import torch.distributed as dist
 
 import data as data_module
 import metrics
 import model as model_module
 import ngdiff
 from data import collate, encode_gold, shuffled
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, from_gpt2, load_saved
 
-CHECKPOINT_SECONDS = 10   # how often a run saves what it needs to go on
-FITS_AT_START = 60       # AutoLR's first step: at most so many fits (a factor of 2 each)
+FITS_AT_START = 60   # AutoLR's first step: at most so many fits (a factor of 2 each)
 
 
 # --------------------------------------------------------------------------- configuration
@@ -62,6 +65,7 @@ class Config:
     n_head: int = knob(4, "attention heads")
     n_embd: int = knob(128, "width", tofu=192)
     block_size: int = knob(0, "context in tokens; 0: as long as the longest row")
+    init: str = knob("", "published GPT-2 weights to start from (.bin, .pt or .safetensors)")
     # training the target and the retrained model
     epochs: float = knob(40, "passes over the training rows")
     train_batch: int = knob(32, "rows a step")
@@ -75,16 +79,26 @@ class Config:
     lr: float = knob(0.01, "learning rate: AutoLR's first guess, or the fixed one")
     autolr: bool = knob(True, "fit the learning rate (only ngdiff does so by default)")
     lazy: int = knob(10, "AutoLR fits every so many steps")
-    steps: int = knob(60, "unlearning steps; with --stop holdout a bound, 250 unless given")
+    steps: int = knob(100, "unlearning steps; with --stop holdout a bound, 250 unless given")
     stop: str = knob("steps", "after --steps, or when the mean forget loss reaches the mean loss "
                      "on the holdout authors", choices=("steps", "holdout"))
     batch: int = knob(216, "retain rows a step at most, and forget rows at most", tofu=400)
     micro_batch: int = knob(0, "rows in memory at once, with the same result; 0: the whole batch")
+    # more than one run, or more than a run (experiments.py)
+    compare: bool = knob(False, "every method over several seeds: table, figure, ranking")
+    seeds: int = knob(5, "how many seeds --compare reports, from 0 on")
+    ablate: str = knob("", "one setting over a range of values, a run each",
+                       choices=("lazy", "lr", "batch", "forget", "size"))
+    audit: bool = knob(False, "after the run: is it gone or hidden? relearn, quantize, extract")
     # the run
-    out: str = knob("", "run folder; empty: out/<data>-<method>-seed<seed>")
+    out: str = knob("", "run folder; empty: a name made of the flags, in out/")
     cache: str = knob("out/cache", "folder of the target and retrained models")
     device: str = knob("auto", "cpu, cuda, or auto: cuda where there is one",
                        choices=("auto", "cpu", "cuda"))
+    dtype: str = knob("float32", "of the passes; parameters, gradients and AutoLR stay float32",
+                      choices=("float32", "bfloat16"))
+    compile: bool = knob(False, "compile the model: a minute or so at first, then faster")
+    checkpoint: float = knob(10, "seconds between two checkpoints of a run")
     resume: bool = knob(False, "go on with the run in the run folder")
 
 
@@ -109,8 +123,12 @@ def parse(argv):
         defaults["steps"] = 250
     config = Config(**{**defaults, **given})
     check(config, given)
-    name = "tiny" if config.tiny else os.path.basename(os.path.normpath(config.data))
-    config.out = config.out or f"out/{name}-{config.method}-seed{config.seed}"
+    if config.device == "auto":
+        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = os.path.basename(os.path.normpath(config.data)) if config.data else "tiny"
+    what = "compare" if config.compare else f"ablate-{config.ablate}" if config.ablate else \
+        f"{config.method}-seed{config.seed}"
+    config.out = config.out or f"out/{name}-{what}"
     return config
 
 
@@ -119,8 +137,8 @@ def check(config, given):
     if config.tiny == bool(config.data):
         raise ValueError("say either --tiny (the built-in data) or --data DIR (TOFU's files)")
     for name, low in dict(authors=2, n_layer=1, n_head=1, n_embd=1, block_size=0, train_batch=1,
-                          lazy=1, steps=1, batch=1, micro_batch=0).items():
-        if getattr(config, name) < low:
+                          lazy=1, steps=1, batch=1, micro_batch=0, seeds=1, checkpoint=0).items():
+        if not getattr(config, name) >= low:
             raise ValueError(f"--{name} {getattr(config, name)}: must be {low} or more")
     if not config.weight_decay >= 0:
         raise ValueError(f"--weight_decay {config.weight_decay}: must be 0 or more")
@@ -133,11 +151,31 @@ def check(config, given):
         raise ValueError(f"--c: only --method gdiff has a c, {config.method} has none")
     if "lazy" in given and not config.autolr:
         raise ValueError("--lazy: there is no AutoLR to be lazy; add --autolr")
+    check_together(config, given)
     if config.n_embd % config.n_head:
         raise ValueError(f"--n_embd {config.n_embd}: must be a multiple of --n_head "
                          f"{config.n_head}")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
+
+
+def check_together(config, given):
+    """ValueError for flags that belong to another command than the one that was given."""
+    several = "compare" if config.compare else "ablate" if config.ablate else ""
+    if "seeds" in given and not config.compare:
+        raise ValueError("--seeds: only --compare runs several; one run takes --seed")
+    ignored = {"compare": ("ablate", "seed", "method", "c", "optimizer", "lr", "autolr", "lazy",
+                           "stop"), "ablate": (config.ablate,)}.get(several, ())
+    for name in ignored + (("audit", "resume") if several else ()):
+        if name in given:
+            raise ValueError(f"--{several} and --{name}: --{several} sets or has no --{name}")
+    for name in ("n_layer", "n_head", "n_embd", "block_size"):
+        if config.init and name in given:
+            raise ValueError(f"--{name}: the file of --init says how large the model is")
+    if several and "LOCAL_RANK" in os.environ:
+        raise ValueError(f"--{several} starts processes of its own: run it without torchrun")
+    if config.ablate == "lazy" and not config.autolr:
+        raise ValueError(f"--ablate {config.ablate}: there is no AutoLR to look at; add --autolr")
 
 
 def check_folder(flag, folder):
@@ -153,7 +191,10 @@ def check_folder(flag, folder):
 
 def replace(path, write):
     """Write a file in one move: `write(temporary path)`, then rename. A reader, or a run that is
-    killed, sees the old file or the new one and never half of one."""
+    killed, sees the old file or the new one and never half of one. Of several processes, the
+    first alone writes."""
+    if processes()[0] > 0:
+        return
     write(path + ".tmp")
     os.replace(path + ".tmp", path)
 
@@ -165,15 +206,19 @@ def write_text(path, text):
     replace(path, write)
 
 
+def remove(*paths):
+    """Delete those of the files that exist; of several processes, the first does it."""
+    for path in paths:
+        if processes()[0] == 0 and os.path.exists(path):
+            os.remove(path)
+
+
 def read_checkpoint(path, keys):
-    """A checkpoint's dict (tensors and plain values only: a stranger's file can't run code), or
-    ValueError if the file is damaged."""
+    """A checkpoint's dict, or ValueError if the file is damaged or lacks one of `keys`."""
     try:
-        with warnings.catch_warnings(action="ignore"):   # of torch's, about odd files
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as e:
-        raise ValueError(f"{path}: damaged, or no checkpoint at all ({type(e).__name__}); delete "
-                         "it to start over") from None
+        saved = load_saved(path)
+    except ValueError as e:
+        raise ValueError(f"{e}; delete it to start over") from None
     if not isinstance(saved, dict) or not set(keys) <= saved.keys():
         raise ValueError(f"{path}: a checkpoint of something else; delete it to start over")
     return saved
@@ -181,7 +226,7 @@ def read_checkpoint(path, keys):
 
 def check_same(config, saved, path):
     """ValueError if a saved run was made with other flags, naming the first that differs."""
-    free = ("out", "cache", "device", "resume")
+    free = ("out", "cache", "device", "resume", "checkpoint", "audit", "compile")
     for name, value in asdict(config).items():
         if name not in free and saved.get(name) != value:
             raise ValueError(f"{path} was made with --{name} {saved.get(name)}, not {value}: "
@@ -202,6 +247,84 @@ class Progress:
               flush=True)
 
 
+# --------------------------------------------------------------------------- several processes
+
+def processes():
+    """(number of this process, how many there are): (0, 1) unless torchrun started several."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def start_processes():
+    """Join the other processes of a torchrun, if that is what started this one."""
+    if "LOCAL_RANK" in os.environ:
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if cuda else "gloo")
+        if dist.get_rank() > 0:
+            sys.stdout = open(os.devnull, "w")   # the first speaks for all
+
+
+def total(tensors):
+    """Sum each tensor over all processes, in place; alone, nothing is to be done."""
+    if dist.is_initialized():
+        for handle in [dist.all_reduce(t, async_op=True) for t in tensors]:
+            handle.wait()
+    return tensors
+
+
+def over_processes(loss_and_grad):
+    """A loss and its gradient, of which each process holds a share, summed over all of them."""
+    loss, grad = loss_and_grad
+    total([loss, *grad])
+    return loss, grad
+
+
+# --------------------------------------------------------------------------- a batch's loss
+
+def loss_parts(model, examples, config, loss_rows_target=None):
+    """A batch's loss as functions, one a micro-batch, that add up to it (see ngdiff.py).
+
+    Each is its micro-batch's sum over the whole batch's token count, so rows of unequal length
+    weigh the same however they are split; of several processes each gets every n-th row. With
+    `loss_rows_target` (the frozen target model's summed loss of each row) it is npo's objective
+    instead, a mean over rows. A part called with exact=True is not in bfloat16.
+    """
+    n_rows, n_tokens = len(examples), sum(len(e.tokens) - e.n_prompt for e in examples)
+    rank, n = processes()
+    examples = examples[rank::n]
+
+    def part(batch, reference, exact=False):
+        with torch.autocast(config.device, torch.bfloat16,
+                            enabled=config.dtype == "bfloat16" and not exact):
+            losses = model(batch).double()                        # (M,)
+        if reference is None:
+            return losses.sum() / n_tokens
+        loss_rows = torch.zeros_like(reference).index_add(0, batch.rows, losses)
+        return ngdiff.npo_objective(loss_rows, reference).sum() / n_rows
+
+    size, parts = config.micro_batch or len(examples), []
+    for at in range(0, len(examples), size):
+        batch = collate(examples[at:at + size]).to(config.device)
+        reference = None if loss_rows_target is None else \
+            loss_rows_target[rank::n][at:at + size].to(config.device)
+        parts.append(partial(part, batch, reference))
+    return parts
+
+
+def exact_loss(parts):
+    """A batch's loss as ngdiff.autolr wants it: over all processes, and in float32 whatever the
+    passes are in. A loss of 0.01 in bfloat16 is known to 1 part in 256; what AutoLR looks for, its
+    change over one step, is smaller than that."""
+    return total([sum(part(exact=True) for part in parts)])[0]
+
+
+def mean_loss(model, examples, config):
+    """Mean next-token loss over `examples`, nats per answer token."""
+    small = changed(config, micro_batch=min(256, config.micro_batch or 256))
+    return ngdiff.loss_only([partial(exact_loss, loss_parts(model, examples, small))])
+
+
 # --------------------------------------------------------------------------- act 1 and 2: training
 
 def model_key(config, gpt, examples):
@@ -210,8 +333,12 @@ def model_key(config, gpt, examples):
     The code counts, so that whoever edits the model is not handed the model from before.
     """
     settings = [config.seed, config.epochs, config.train_batch, config.train_lr,
-                config.weight_decay, config.device]
-    code = [inspect.getsource(x) for x in (model_module, data_module, train_model)]
+                config.weight_decay, config.device, config.dtype, processes()[1],
+                torch.get_num_threads()]
+    if config.init:
+        with open(config.init, "rb") as f:
+            settings.append(hashlib.file_digest(f, "sha256").hexdigest())
+    code = [inspect.getsource(x) for x in (model_module, data_module, train_model, loss_parts)]
     text = json.dumps([asdict(gpt), settings, examples, code, torch.__version__])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -219,75 +346,47 @@ def model_key(config, gpt, examples):
 def train_model(model, examples, config, title, path, saved=None):
     """Train `model` on `examples` by AdamW until it knows them by heart, and write it to `path`.
 
-    Progress is kept in `path`.partial; saved: what was read from there, to go on. The schedule is made for
-    speed: a short warm-up to a high learning rate, then linearly down to 0. Weight decay keeps
-    the memorised answers' probabilities near 0.99 rather than 0.9999, and alike: gradient ascent
-    pushes a token in proportion to 1 - p, so where these differ, forgetting is uneven.
+    Progress is kept in `path`.partial; saved: what was read from there, to go on. The schedule is
+    made for speed: a short warm-up to a high learning rate, then linearly down to 0. Weight decay
+    keeps the memorised answers' probabilities near 0.99 rather than 0.9999, and alike: gradient
+    ascent pushes a token in proportion to 1 - p, so where these differ, forgetting is uneven.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.train_lr, betas=(0.9, 0.95),
+    params = list(model.parameters())
+    optimizer = torch.optim.AdamW(params, lr=config.train_lr, betas=(0.9, 0.95),
                                   weight_decay=config.weight_decay, fused=True)
     per_epoch = -(-len(examples) // config.train_batch)
-    steps, partial, start = max(1, round(config.epochs * per_epoch)), path + ".partial", 0
+    steps, unfinished, start = max(1, round(config.epochs * per_epoch)), path + ".partial", 0
     if saved:
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
     order = shuffled(len(examples), config.train_batch, config.seed, start)
     progress, saved_at = Progress(title, start, steps), time.time()
+    if config.compile:
+        model.compile(dynamic=True)
     for step in range(start, steps):
         warm_up, decay = (step + 1) / (0.1 * steps), (1 - step / steps) / 0.9
         for group in optimizer.param_groups:
             group["lr"] = config.train_lr * min(1, warm_up, decay)
-        batch = collate([examples[i] for i in next(order)]).to(config.device)
-        loss = model(batch).mean()
-        optimizer.zero_grad()
-        loss.backward()
+        batch = loss_parts(model, [examples[i] for i in next(order)], config)
+        loss, grad = over_processes(ngdiff.loss_and_grad(batch, params))
+        for p, g in zip(params, grad):
+            p.grad = g
         optimizer.step()
         if (step + 1) % max(1, steps // 6) == 0:
             if not math.isfinite(loss.item()):
                 raise FloatingPointError(f"training the {title}: loss {loss.item()} at step "
                                          f"{step}; try a smaller --train_lr")
             progress.line(step + 1, f"loss {loss.item():.4f}")
-        if time.time() - saved_at > CHECKPOINT_SECONDS:
+        if time.time() - saved_at > config.checkpoint:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
                      "step": step + 1}
-            replace(partial, lambda temporary: torch.save(state, temporary))
+            replace(unfinished, lambda temporary: torch.save(state, temporary))
             saved_at = time.time()
     replace(path, lambda temporary: torch.save({"model": model.state_dict()}, temporary))
-    for leftover in (partial, partial + ".tmp"):
-        if os.path.exists(leftover):
-            os.remove(leftover)
+    remove(unfinished, unfinished + ".tmp")
 
 
 # --------------------------------------------------------------------------- act 3: unlearning
-
-def mean_loss(model, examples, device):
-    """Mean next-token loss over `examples`, nats per answer token."""
-    return ngdiff.loss_only(loss_parts(model, examples, 256, device))
-
-
-def loss_parts(model, examples, micro_batch, device, loss_rows_target=None):
-    """A batch's loss as functions, one a micro-batch, that add up to it (see ngdiff.py).
-
-    Each is its micro-batch's sum over the whole batch's token count, so rows of unequal length
-    weigh the same however they are split. With `loss_rows_target` (the frozen target model's
-    summed loss of each row) it is npo's objective instead, a mean over rows.
-    """
-    n_tokens = sum(len(e.tokens) - e.n_prompt for e in examples)
-
-    def part(batch, reference):
-        losses = model(batch).double()                            # (M,)
-        if reference is None:
-            return losses.sum() / n_tokens
-        loss_rows = torch.zeros_like(reference).index_add(0, batch.rows, losses)
-        return ngdiff.npo_objective(loss_rows, reference).sum() / len(examples)
-
-    size, parts = micro_batch or len(examples), []
-    for at in range(0, len(examples), size):
-        batch = collate(examples[at:at + size]).to(device)
-        reference = None if loss_rows_target is None else loss_rows_target[at:at + size].to(device)
-        parts.append(lambda batch=batch, reference=reference: part(batch, reference))
-    return parts
-
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
                "lr", "fits", "status", "probed", "slope", "curvature", "loss_forget_set",
@@ -303,10 +402,8 @@ def task_batches(model, target, sets, config, start):
         loss_rows_target = torch.tensor([t.sum() for t in
                                          metrics.token_losses(target, sets["forget"])])
     for rows_R, rows_F in zip(*orders):
-        yield (loss_parts(model, [sets["retain"][i] for i in rows_R], config.micro_batch,
-                          config.device),
-               loss_parts(model, [sets["forget"][i] for i in rows_F], config.micro_batch,
-                          config.device,
+        yield (loss_parts(model, [sets["retain"][i] for i in rows_R], config),
+               loss_parts(model, [sets["forget"][i] for i in rows_F], config,
                           None if loss_rows_target is None else loss_rows_target[rows_F]))
 
 
@@ -317,22 +414,24 @@ def fresh_state(config, target):
             "loss_holdout": math.inf}
 
 
-def unlearn(target, config, sets, state, save):
+def unlearn(target, config, sets, state):
     """Unlearn a copy of `target`: the paper's "Algorithm 1", every other method in its place.
 
-    sets: encoded retain, forget and holdout rows. state: from `fresh_state` or a checkpoint; it
-    is brought up to date in place, and save(model) is called once a step. Returns the unlearned
-    model; state["stopped"] says why it stopped.
+    sets: encoded retain, forget and holdout rows. state: from `fresh_state` or a checkpoint,
+    brought up to date in place. Yields the model as it is at first and after each step; at the
+    end state["stopped"] says why it stopped.
     """
     model = copy.deepcopy(target)
     model.load_state_dict(state.pop("model", target.state_dict()))
+    if config.compile:
+        model.compile(dynamic=True)
     params = list(model.parameters())
     batches = task_batches(model, target, sets, config, state["step"])
-    progress = Progress(config.method, state["step"], config.steps)
+    yield model
     for step in range(state["step"], config.steps):
         retain, forget = next(batches)
-        loss_retain, grad_retain = ngdiff.loss_and_grad(retain, params)
-        loss_forget, grad_forget = ngdiff.loss_and_grad(forget, params)
+        loss_retain, grad_retain = over_processes(ngdiff.loss_and_grad(retain, params))
+        loss_forget, grad_forget = over_processes(ngdiff.loss_and_grad(forget, params))
         try:
             five = ngdiff.five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
             a, b = ngdiff.coefficients(config.method, five, config.c)
@@ -340,111 +439,52 @@ def unlearn(target, config, sets, state, save):
             raise FloatingPointError(f"step {step}, {e}: try a smaller --lr") from None
         except ngdiff.Stationary as e:
             state["stopped"] = f"at step {step}: {e}"
-            break
+            return
         row = {"step": step, **five._asdict(), "cos": five.cos}
         if config.stop == "holdout" and holdout_reached(model, config, sets, state, row):
-            break
+            return
         d = ngdiff.direction(grad_retain, grad_forget, a, b)
         del grad_retain, grad_forget                     # d stands in the memory of the first
         if state["adam"]:
             d = ngdiff.adam_direction(d, state["adam"])
         if config.autolr and step % config.lazy == 0:
-            state["lr"], fits = ngdiff.autolr(retain, params, d, five.loss_retain, state["lr"],
+            L_R = partial(exact_loss, retain)
+            loss_0 = five.loss_retain if config.dtype == "float32" else ngdiff.loss_only([L_R])
+            state["lr"], fits = ngdiff.autolr([L_R], params, d, loss_0, state["lr"],
                                               1 if step else FITS_AT_START)
             row |= {**fits[-1]._asdict(), "fits": len(fits)}
         ngdiff.update(params, d, state["lr"])
         row["lr"] = state["lr"]
         state["log"].append(row)
         state["step"] = step + 1
-        if state["step"] % max(1, config.steps // 10) == 0:
-            progress.line(state["step"], "  ".join(f"{k} {row[k]:.4g}" for k in (
-                "loss_retain", "loss_forget", "cos", "lr")))
-        save(model)
-    state["stopped"] = state["stopped"] or f"after {config.steps} steps"
-    return model
+        yield model
+    state["stopped"] = f"after {config.steps} steps"
 
 
 def holdout_reached(model, config, sets, state, row):
     """--stop holdout (ours, not in the paper): is the whole forget set as unlikely to the model
-    as authors that it never saw? Looks every 10th step, and at each one whose batch says so."""
-    if row["step"] % 10 and row["loss_forget"] < state["loss_holdout"]:
+    as authors that it never saw?
+
+    Looks at every step from where the batch's forget loss is half of the holdout loss, so that
+    the step that crosses is the one that stops; before that at each 10th, for the holdout loss.
+    """
+    far = config.method != "npo" and row["loss_forget"] < state["loss_holdout"] / 2
+    if far and row["step"] % 10:        # npo's loss_forget is its objective, and tells nothing
         return False
-    forget, holdout = (mean_loss(model, sets[k], config.device) for k in ("forget", "holdout"))
+    forget, holdout = (mean_loss(model, sets[k], config) for k in ("forget", "holdout"))
     state["loss_holdout"] = row["loss_holdout_set"] = holdout
     row["loss_forget_set"] = forget
     if forget >= holdout:
-        state["stopped"] = (f"at step {row['step']}: the forget loss {forget:.3f} reached the "
-                            f"holdout loss {holdout:.3f}")
+        before = state["log"][-1] if state["log"] else {}
+        state["stopped"] = (
+            f"at step {row['step']}: the forget loss {forget:.3f} reached the holdout loss "
+            f"{holdout:.3f}" + (f" (a step before: {before['loss_forget_set']:.3f} of "
+                                f"{before['loss_holdout_set']:.3f})"
+                                if "loss_forget_set" in before else ""))
     return forget >= holdout
 
 
-# --------------------------------------------------------------------------- act 4: what happened
-
-def table(models):
-    """The results as text: one line a metric, one column a model."""
-    keys = list(dict.fromkeys(k for m in models.values() for k in m))
-    lines = [f"{'':22}" + "".join(f"{name:>12}" for name in models)]
-    for k in keys:
-        cells = (f"{m[k]:12.4g}" if k in m else f"{'-':>12}" for m in models.values())
-        lines.append(f"{k:22}" + "".join(cells))
-    return "\n".join(lines)
-
-
-def samples(data, measured, part, n=None):
-    """Questions of one set with the gold answer and every model's, as text."""
-    out = []
-    rows = [row for row in data[part] if "perturbed_answer" in row] or data[part]
-    for i, row in enumerate(rows[:n]):
-        out.append(f"[{part}] {row['question']}\n{'gold':>12}: {row['answer']}")
-        out += [f"{name:>12}: {m[part]['answers'][i]}" for name, m in measured.items()]
-    return "\n".join(out)
-
-
-def draw_curves(path, log, models, method):
-    """curves.png: losses with their reference levels, learning rate, norms, cosine."""
-    from matplotlib.figure import Figure
-    fig = Figure(figsize=(10, 7), layout="constrained")
-    (ax_loss, ax_lr), (ax_norm, ax_cos) = fig.subplots(2, 2)
-    column = lambda key: [row[key] for row in log]
-    steps = column("step")
-    ax_loss.plot(steps, column("loss_retain"), color="tab:blue", label="retain, to stay low")
-    if method != "npo":                                  # npo logs its own objective there
-        ax_loss.plot(steps, column("loss_forget"), color="tab:red", label="forget, to rise")
-    ax_loss.axhline(models["retrain"]["forget_loss"], color="tab:red", ls="--", lw=1,
-                    label="forget, retrained model")
-    ax_loss.axhline(models[method]["holdout_loss"], color="tab:gray", ls=":",
-                    label="holdout, unlearned model")
-    ax_loss.set(title="Losses of the batch", ylabel="nats per token", yscale="log")
-    ax_lr.plot(steps, column("lr"), color="tab:green")
-    fits = [row for row in log if row.get("status")]
-    for status, marker in (("fit", "o"), ("no convexity", "^"), ("no descent", "v"),
-                           ("not finite", "x")):
-        some = [row for row in fits if row["status"] == status]
-        if some:
-            ax_lr.plot([r["step"] for r in some], [r["lr"] for r in some], marker, ms=4,
-                       color="tab:green", label=f"AutoLR: {status}")
-    ax_lr.set(title="Learning rate", ylabel="lr", yscale="log")
-    ax_norm.plot(steps, column("norm_retain"), color="tab:blue", label="retain")
-    ax_norm.plot(steps, column("norm_forget"), color="tab:red", label="forget")
-    ax_norm.set(title="Gradient norms", ylabel="norm over all parameters", yscale="log")
-    ax_cos.plot(steps, column("cos"), color="tab:purple", label="cosine")
-    ax_cos.axhline(1, color="tab:gray", ls=":", label="1: Pareto stationary")
-    ax_cos.set(title="Cosine of the two gradients", ylabel="cos", ylim=(-1.05, 1.1))
-    for ax in fig.axes:
-        ax.set_xlabel("step")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize=8)
-    fig.suptitle(f"Unlearning with {method}")
-    replace(path, lambda temporary: fig.savefig(temporary, format="png", dpi=110))
-
-
-def csv_text(log):
-    out = io.StringIO()
-    writer = csv.DictWriter(out, LOG_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(log)
-    return out.getvalue()
-
+# --------------------------------------------------------------------------- the run
 
 def about(config):
     """config.json: the flags, the versions and the commit that a run was made with."""
@@ -460,9 +500,16 @@ def about(config):
     return out
 
 
-# --------------------------------------------------------------------------- the run
+def csv_text(log):
+    out = io.StringIO()
+    writer = csv.DictWriter(out, LOG_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(log)
+    return out.getvalue()
 
-OUTPUTS = ("config.json", "log.csv", "results.json", "samples.txt", "curves.png", "checkpoint.pt")
+
+OUTPUTS = ("config.json", "log.csv", "results.json", "samples.txt", "curves.png", "checkpoint.pt",
+           "audit.json", "audit.png")   # the last two with --audit
 
 
 @dataclass
@@ -471,17 +518,16 @@ class Run:
     config: Config
     data: dict
     tokenizer: object
+    sets: dict       # encoded rows of the unlearning batches, and of the holdout authors
     models: dict     # title: (model, training examples, cache path, read from it?, partial state)
     state: dict      # of the unlearning run, None if it has not begun
+    seconds: dict = field(default_factory=dict)    # by act
 
 
-def prepare(argv):
+def prepare(config):
     """Read and check all that a user can get wrong. Writes nothing; ValueError on a mistake."""
-    config = parse(argv)
     for flag, folder in (("--out", config.out), ("--cache", config.cache)):
         check_folder(flag, folder)
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
     data = data_module.mini_tofu(config.seed, config.forget, config.authors) if config.tiny else \
         data_module.load_tofu(config.data, config.forget, config.authors)
     tokenizer = data_module.word_tokenizer(data) if config.tokenizer == "words" else \
@@ -491,21 +537,33 @@ def prepare(argv):
         raise ValueError(f"--block_size {config.block_size}: {where} is {longest} tokens long")
     gpt = GPTConfig(tokenizer.n_vocab, config.block_size or longest, config.n_layer,
                     config.n_head, config.n_embd)
-    models = {}
+    if config.init:
+        published = from_gpt2(config.init)
+        gpt = published.config
+        if tokenizer.n_vocab != gpt.vocab_size or longest > gpt.block_size:
+            raise ValueError(f"--init {config.init}: {gpt.vocab_size} tokens and a context of "
+                             f"{gpt.block_size}, but the data has {tokenizer.n_vocab} and rows of "
+                             f"{longest}; published weights go with --tokenizer gpt2")
+    encoded, models = {part: encode_gold(tokenizer, rows) for part, rows in data.items()}, {}
+    if processes()[1] > min(config.batch // 2, config.train_batch // 2, *map(len, encoded.values())):
+        raise ValueError(f"{processes()[1]} processes, but a batch, or a set, of fewer rows: start "
+                         "fewer of them or raise --batch and --train_batch")
     for title in ("target", "retrain"):
         parts = [p for p in data if p != "holdout" and (title, p) != ("retrain", "forget")]
-        examples = [e for part in parts for e in encode_gold(tokenizer, data[part])]
+        examples = [e for part in parts for e in encoded[part]]
         torch.manual_seed(config.seed)
-        model = GPT(gpt)
+        model = copy.deepcopy(published) if config.init else GPT(gpt)
         path = os.path.join(config.cache, f"{title}-{model_key(config, gpt, examples)}.pt")
-        cached, partial = os.path.exists(path), None
+        cached, unfinished = os.path.exists(path), None
         if cached:
             load_weights(model, read_checkpoint(path, ["model"]), path)
         elif config.resume and os.path.exists(path + ".partial"):
-            partial = read_checkpoint(path + ".partial", ("model", "optimizer", "step"))
-            load_weights(model, partial, path + ".partial")
-        models[title] = model.to(config.device), examples, path, cached, partial
-    return Run(config, data, tokenizer, models, saved_state(config) if config.resume else None)
+            unfinished = read_checkpoint(path + ".partial", ("model", "optimizer", "step"))
+            load_weights(model, unfinished, path + ".partial")
+        models[title] = model.to(config.device), examples, path, cached, unfinished
+    sets = {part: encoded[part] for part in ("retain", "forget", "holdout")}
+    state = saved_state(config) if config.resume else None
+    return Run(config, data, tokenizer, sets, models, state)
 
 
 def load_weights(model, saved, path):
@@ -540,92 +598,93 @@ def start_folder(config):
     """Make the run folder; what an earlier run left there goes, unless this one goes on with it."""
     os.makedirs(config.out, exist_ok=True)
     os.makedirs(config.cache, exist_ok=True)
-    for name in OUTPUTS:
-        for leftover in (name, name + ".tmp")[config.resume:]:
-            if os.path.exists(os.path.join(config.out, leftover)):
-                os.remove(os.path.join(config.out, leftover))
+    for name in (os.path.join(config.out, name) for name in OUTPUTS):
+        remove(*(name, name + ".tmp")[config.resume:])
     write_text(os.path.join(config.out, "config.json"), json.dumps(about(config), indent=1))
 
 
-def story(run):
-    """The four acts."""
-    config, seconds, t_start = run.config, {}, time.time()
-    out = lambda name: os.path.join(config.out, name)
-    start_folder(config)
-    for title, (model, examples, path, cached, partial) in run.models.items():
+def train_models(run):
+    """The target and the retrained model, trained unless they stand in the cache: a dict."""
+    for title, (model, examples, path, cached, unfinished) in run.models.items():
         t0 = time.time()
         if cached:
             print(f"{title:>8}  from {path}")
         else:
-            train_model(model, examples, config, title, path, partial)
-        seconds[title] = time.time() - t0
-    target, retrain = (run.models[title][0] for title in ("target", "retrain"))
-
-    sets = {part: encode_gold(run.tokenizer, run.data[part])
-            for part in ("retain", "forget", "holdout")}
-    state, t0 = run.state or fresh_state(config, target), time.time()
-    before, last_save = state["seconds"], time.time()
-
-    def save(model, final=False):
-        nonlocal last_save
-        if final or time.time() - last_save > CHECKPOINT_SECONDS:
-            state["seconds"] = before + time.time() - t0
-            whole = {**state, "model": model.state_dict(), "config": asdict(config)}
-            replace(out("checkpoint.pt"), lambda temporary: torch.save(whole, temporary))
-            write_text(out("log.csv"), csv_text(state["log"]))
-            last_save = time.time()
-
-    model = unlearn(target, config, sets, state, save)
-    save(model, final=True)
-    print(f"{config.method:>8}  stopped {state['stopped']}")
-    seconds["unlearn"] = state["seconds"]
-    report(run, {"target": target, "retrain": retrain, config.method: model}, state, seconds,
-           t_start)
+            train_model(model, examples, run.config, title, path, unfinished)
+        run.seconds[title] = time.time() - t0
+    return {title: model for title, (model, *_) in run.models.items()}
 
 
-def report(run, models, state, seconds, t_start):
-    """Measure the three models, print the table and some answers, write the rest of the folder."""
-    config, t0 = run.config, time.time()
+def story(run):
+    """Train and unlearn, keeping on disk what is needed to go on; the three models by name."""
+    config = run.config
     out = lambda name: os.path.join(config.out, name)
-    try:
-        measured = {name: metrics.evaluate(m, run.tokenizer, run.data)
-                    for name, m in models.items()}
-    except ValueError as e:
-        raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
-    results = {name: metrics.summary(m, measured["retrain"]) for name, m in measured.items()}
-    seconds["evaluate"], seconds["total"] = time.time() - t0, time.time() - t_start
-    parts = [p for p in run.data if p != "holdout"]
-    print("\n" + table(results) + "\n")
-    print("\n".join(samples(run.data, measured, p, 1) for p in ("forget", "retain", "world")))
-    write_text(out("samples.txt"), "\n".join(samples(run.data, measured, p) for p in parts) + "\n")
-    draw_curves(out("curves.png"), state["log"], results, config.method)
-    write_text(out("results.json"), json.dumps(
-        {"config": asdict(config), "seconds": seconds, "steps": state["step"],
-         "stopped": state["stopped"], "models": results}, indent=1))
-    print(f"\nwritten to {config.out}: {', '.join(OUTPUTS)}\nin "
-          f"{seconds['total']:.1f} s: " + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items()
-                                                   if k != "total"))
+    start_folder(config)
+    models = train_models(run)
+    state = run.state = run.state or fresh_state(config, models["target"])
+    progress, before = Progress(config.method, state["step"], config.steps), state["seconds"]
+    saved_at = progress.t0
+
+    def save(model):
+        state["seconds"] = before + time.time() - progress.t0
+        whole = {**state, "model": model.state_dict(), "config": asdict(config)}
+        replace(out("checkpoint.pt"), lambda temporary: torch.save(whole, temporary))
+        write_text(out("log.csv"), csv_text(state["log"]))
+
+    for model in unlearn(models["target"], config, run.sets, state):
+        if state["log"] and state["step"] % max(1, config.steps // 10) == 0:
+            progress.line(state["step"], "  ".join(f"{k} {state['log'][-1][k]:.4g}" for k in (
+                "loss_retain", "loss_forget", "cos", "lr")))
+        if time.time() - saved_at > config.checkpoint:
+            save(model)
+            saved_at = time.time()
+    save(model)
+    print(f"{config.method:>8}  stopped {state['stopped']}")
+    run.seconds["unlearn"] = state["seconds"]
+    return {**models, config.method: model}
 
 
 def main(argv=None):
     """Exit code 0, or 2 on a user's mistake, 1 if the numbers ran away, 130 on Ctrl-C."""
+    import experiments   # not at the top, for it imports this file
+
     try:
-        run = prepare(argv)
+        config = parse(argv)
+        start_processes()
+        run = prepare(config)
+        if dist.is_initialized():
+            dist.barrier()               # nobody writes before everybody has read
     except ValueError as e:
         print(f"train.py: error: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     try:
-        story(run)
+        if config.compare:
+            experiments.compare(config)
+        elif config.ablate:
+            experiments.ablate(config)
+        else:
+            models = story(run)
+            if processes()[0] == 0:
+                experiments.report(run, models)
     except FloatingPointError as e:
         print(f"train.py: stopped: {e}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as e:   # on the CPU, torch says it in words alone
+        if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "allocate" not in str(e):
+            raise
+        print(f"train.py: out of memory: {str(e).splitlines()[0] if str(e) else e!r}; the same "
+              "result in less memory: --micro_batch, half of what a batch now has; then "
+              "--train_batch, --n_embd, --block_size", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted; the same command with --resume goes on from {run.config.out}")
+        print("\ninterrupted" + ("" if config.compare or config.ablate else
+              f"; the same command with --resume goes on from {config.out}"))
         return 130
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from train import main as run_main   # under its own name, as experiments.py knows this file
+    sys.exit(run_main())

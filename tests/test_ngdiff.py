@@ -78,12 +78,13 @@ def unequal_examples(n=7):
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_micro_batched_gradient_is_the_whole_batchs(size):
     """Rows of unequal length weigh by their answer tokens, however they are split."""
-    from train import loss_parts
+    from train import Config, loss_parts
     torch.manual_seed(0)
     model, rows = GPT(GPTConfig(40, 32, 2, 2, 16)).double(), unequal_examples()
     params = list(model.parameters())
     loss, grad = ngdiff.loss_and_grad([lambda: model(collate(rows)).mean()], params)
-    loss_m, grad_m = ngdiff.loss_and_grad(loss_parts(model, rows, size, "cpu"), params)
+    parts = loss_parts(model, rows, Config(device="cpu", micro_batch=size))
+    loss_m, grad_m = ngdiff.loss_and_grad(parts, params)
     assert float(loss_m) == pytest.approx(float(loss), rel=1e-12)
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-14) for a, b in zip(grad, grad_m))
 

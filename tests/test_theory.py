@@ -57,7 +57,7 @@ def gpt():
     torch.manual_seed(0)
     model = GPT(GPTConfig(11, 8, 1, 2, 16)).double()
     rows = [Example([1, 2, 3, 4, 5, 6], 2), Example([3, 1, 4, 1, 5], 1)]
-    return model, train.loss_parts(model, rows, 0, "cpu")
+    return model, train.loss_parts(model, rows, train.Config(device="cpu"))
 
 
 def test_slices_of_a_gpt(gpt):

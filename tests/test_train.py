@@ -20,7 +20,8 @@ import train
 from test_data import write_tofu
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = "--tiny --authors 16 --epochs 40 --n_embd 32 --n_head 2 --steps 12".split()
+SMALL = ("--tiny --authors 16 --epochs 40 --n_embd 32 --n_head 2 --steps 12 "
+         "--checkpoint 0").split()
 SUMMARY = {"forget_loss", "forget_prob", "forget_rouge", "forget_truth_ratio", "retain_loss",
            "retain_prob", "retain_rouge", "retain_truth_ratio", "world_prob", "world_rouge",
            "world_truth_ratio", "holdout_loss", "model_utility", "forget_quality",
@@ -55,7 +56,7 @@ def plain(cache, tmp_path_factory):
 
 def test_the_run_folder_holds_what_it_promises(plain):
     out, results = plain
-    assert sorted(p.name for p in out.iterdir()) == sorted(train.OUTPUTS)
+    assert sorted(p.name for p in out.iterdir()) == sorted(train.OUTPUTS[:-2])
     assert set(results) == {"config", "seconds", "steps", "stopped", "models"}
     assert set(results["seconds"]) == {"target", "retrain", "unlearn", "evaluate", "total"}
     assert set(results["models"]) == {"target", "retrain", "ngdiff"}
@@ -152,7 +153,6 @@ def test_a_run_that_goes_on_ends_in_the_same_numbers(cache, tmp_path, monkeypatc
                                                      optimizer, module, name, count):
     flags = ("--optimizer", optimizer, "--lr", 1e-3)
     _, whole = go(cache, tmp_path / "whole", *flags)
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1)
     with monkeypatch.context() as m:
         interrupt_at(m, module, name, count)
         assert go(cache, tmp_path / "cut", *flags) == (130, None)
@@ -163,7 +163,6 @@ def test_a_run_that_goes_on_ends_in_the_same_numbers(cache, tmp_path, monkeypatc
 
 
 def test_training_that_goes_on_ends_in_the_same_numbers(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", -1)
     with monkeypatch.context() as m:
         interrupt_at(m, train, "collate", 40)
         assert go(tmp_path / "cache", tmp_path / "out") == (130, None)
@@ -175,10 +174,8 @@ def test_training_that_goes_on_ends_in_the_same_numbers(plain, tmp_path, monkeyp
 
 def test_kill_9_leaves_no_half_written_file(cache, plain, tmp_path):
     """Killed for real at some moment of unlearning, with a checkpoint at each step."""
-    code = ("import sys, train; train.CHECKPOINT_SECONDS = -1; "
-            "sys.exit(train.main(sys.argv[1:]))")
     out = tmp_path / "out"
-    run = subprocess.Popen([sys.executable, "-c", code, *SMALL, "--cache", cache, "--out", out],
+    run = subprocess.Popen([sys.executable, "train.py", *SMALL, "--cache", cache, "--out", out],
                            cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.time() + 60
     while not (out / "checkpoint.pt").exists() and time.time() < deadline:
@@ -191,13 +188,13 @@ def test_kill_9_leaves_no_half_written_file(cache, plain, tmp_path):
     models = {k: {n: pytest.approx(v, rel=1e-3, abs=1e-3) for n, v in m.items()}
               for k, m in plain[1]["models"].items()}
     assert resumed["models"] == models       # nearly: another process may have other threads
-    assert sorted(p.name for p in out.iterdir()) == sorted(train.OUTPUTS)
+    assert sorted(p.name for p in out.iterdir()) == sorted(train.OUTPUTS[:-2])
 
 
 def test_a_fresh_run_sweeps_away_what_an_earlier_one_left(plain, cache, tmp_path, monkeypatch):
     assert go(cache, tmp_path, "--steps", 1)[0] == 0
     interrupt_at(monkeypatch, ngdiff, "update", 1)
-    assert go(cache, tmp_path) == (130, None)
+    assert go(cache, tmp_path, "--checkpoint", 60) == (130, None)
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
 
 

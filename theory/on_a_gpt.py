@@ -28,7 +28,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import ngdiff
 import train
-from data import encode_gold
 from theory import toy
 
 MOMENTS = (0, 10, 20)                    # steps of the run at which the slices are taken
@@ -81,13 +80,12 @@ def slices(parts, params, d, lrs):
 
 def cached_target():
     """(target model, its retain and forget rows, config); trained here if it is not cached."""
-    run = train.prepare(["--tiny", "--out", "out/theory"])
+    run = train.prepare(train.parse(["--tiny", "--out", "out/theory"]))
     model, examples, path, cached, _ = run.models["target"]
     if not cached:
         os.makedirs(run.config.cache, exist_ok=True)
         train.train_model(model, examples, run.config, "target", path)
-    return model, {k: encode_gold(run.tokenizer, run.data[k]) for k in ("retain", "forget")}, \
-        run.config
+    return model, run.sets, run.config
 
 
 def unlearn(model, batches, lr, moments, lazy=10):

@@ -1,0 +1,500 @@
+"""What one run shows, and what many show: the table and the curves, the comparison of all methods,
+the ablations, the audits. train.py calls `report`, `compare`, `ablate` and `audit`; nothing here is
+needed to follow the method.
+
+    python train.py --tiny --compare --seeds 5          every method, SGD and Adam
+    python train.py --tiny --ablate lazy                also lr, batch, forget, size
+    python train.py --tiny --audit                      is it gone, or hidden?
+
+Many runs share the machine as one process a core, each with one thread: for matrices of this size
+that is faster than one run with all threads, and it gives the same numbers on any number of cores.
+"""
+import contextlib
+import copy
+import functools
+import json
+import math
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import metrics
+import train
+from data import collate
+from model import GPT
+
+# --------------------------------------------------------------------------- one run
+
+def table(models):
+    """The results as text: one line a metric, one column a model."""
+    keys = list(dict.fromkeys(k for m in models.values() for k in m))
+    lines = [f"{'':22}" + "".join(f"{name:>12}" for name in models)]
+    for k in keys:
+        cells = (f"{m[k]:12.4g}" if k in m else f"{'-':>12}" for m in models.values())
+        lines.append(f"{k:22}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def samples(data, measured, part, n=None):
+    """Questions of one set with the gold answer and every model's, as text."""
+    out = []
+    rows = [row for row in data[part] if "perturbed_answer" in row] or data[part]
+    for i, row in enumerate(rows[:n]):
+        out.append(f"[{part}] {row['question']}\n{'gold':>12}: {row['answer']}")
+        out += [f"{name:>12}: {m[part]['answers'][i]}" for name, m in measured.items()]
+    return "\n".join(out)
+
+
+def draw_curves(path, log, models, method):
+    """curves.png: losses with their reference levels, learning rate, norms, cosine."""
+    fig = Figure(figsize=(10, 7), layout="constrained")
+    (ax_loss, ax_lr), (ax_norm, ax_cos) = fig.subplots(2, 2)
+    column = lambda key: [row[key] for row in log]
+    steps = column("step")
+    ax_loss.plot(steps, column("loss_retain"), color="tab:blue", label="retain, to stay low")
+    if method != "npo":                                  # npo logs its own objective there
+        ax_loss.plot(steps, column("loss_forget"), color="tab:red", label="forget, to rise")
+    ax_loss.axhline(models["retrain"]["forget_loss"], color="tab:red", ls="--", lw=1,
+                    label="forget, retrained model")
+    ax_loss.axhline(models[method]["holdout_loss"], color="tab:gray", ls=":",
+                    label="holdout, unlearned model")
+    ax_loss.set(title="Losses of the batch", ylabel="nats per token", yscale="log")
+    ax_lr.plot(steps, column("lr"), color="tab:green")
+    fits = [row for row in log if row.get("status")]
+    for status, marker in (("fit", "o"), ("no convexity", "^"), ("no descent", "v"),
+                           ("not finite", "x")):
+        some = [row for row in fits if row["status"] == status]
+        if some:
+            ax_lr.plot([r["step"] for r in some], [r["lr"] for r in some], marker, ms=4,
+                       color="tab:green", label=f"AutoLR: {status}")
+    ax_lr.set(title="Learning rate", ylabel="lr", yscale="log")
+    ax_norm.plot(steps, column("norm_retain"), color="tab:blue", label="retain")
+    ax_norm.plot(steps, column("norm_forget"), color="tab:red", label="forget")
+    ax_norm.set(title="Gradient norms", ylabel="norm over all parameters", yscale="log")
+    ax_cos.plot(steps, column("cos"), color="tab:purple", label="cosine")
+    ax_cos.axhline(1, color="tab:gray", ls=":", label="1: Pareto stationary")
+    ax_cos.set(title="Cosine of the two gradients", ylabel="cos", ylim=(-1.05, 1.1))
+    for ax in fig.axes:
+        ax.set_xlabel("step")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=8)
+    fig.suptitle(f"Unlearning with {method}")
+    train.replace(path, lambda temporary: fig.savefig(temporary, format="png", dpi=110))
+
+
+def report(run, models):
+    """Measure the three models, print the table and some answers, write the rest of the folder."""
+    config, state, t0 = run.config, run.state, time.time()
+    out = lambda name: os.path.join(config.out, name)
+    try:
+        measured = {name: metrics.evaluate(m, run.tokenizer, run.data)
+                    for name, m in models.items()}
+    except ValueError as e:
+        raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
+    results = {name: metrics.summary(m, measured["retrain"]) for name, m in measured.items()}
+    run.seconds["evaluate"] = time.time() - t0
+    run.seconds["total"] = sum(run.seconds.values())
+    parts = [p for p in run.data if p != "holdout"]
+    print("\n" + table(results) + "\n")
+    print("\n".join(samples(run.data, measured, p, 1) for p in ("forget", "retain", "world")))
+    train.write_text(out("samples.txt"),
+                     "\n".join(samples(run.data, measured, p) for p in parts) + "\n")
+    draw_curves(out("curves.png"), state["log"], results, config.method)
+    train.write_text(out("results.json"), json.dumps(
+        {"config": asdict(config), "seconds": run.seconds, "steps": state["step"],
+         "stopped": state["stopped"], "models": results}, indent=1))
+    if config.audit:
+        audit(run, models)
+    outputs = train.OUTPUTS[:None if config.audit else -2]
+    print(f"\nwritten to {config.out}: {', '.join(outputs)}\nin "
+          f"{run.seconds['total']:.1f} s: " + ", ".join(
+              f"{k} {v:.1f}" for k, v in run.seconds.items() if k != "total"))
+
+
+# --------------------------------------------------------------------------- many runs
+
+def quick(model, run, every=8):
+    """A cheap look at a model on its way: forget and retain ROUGE, and `utility`, the harmonic mean
+    of probability and ROUGE on every 8th retain row and on the world facts (model utility without
+    its truth ratios, which cost five times the rest)."""
+    sets = {"forget": run.data["forget"], "retain": run.data["retain"][::every],
+            "world": run.data["world"]}
+    plain = [{k: row[k] for k in ("question", "answer")} for rows in sets.values() for row in rows]
+    m, out, at, utility = metrics.measure(model, run.tokenizer, plain), {}, 0, []
+    for part, rows in sets.items():
+        some, at = slice(at, at + len(rows)), at + len(rows)
+        out[f"{part}_rouge"] = float(np.mean(m["rouge"][some]))
+        if part != "forget":
+            utility += [metrics.probability(m["loss"][some]), out[f"{part}_rouge"]]
+    return {**out, "utility": metrics.model_utility(utility)}
+
+
+def both_models(config):
+    """Train the target and the retrained model of one seed into the cache, in a process of its
+    own, and measure them: a dict of their summaries."""
+    torch.set_num_threads(1)
+    run = train.prepare(config)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        models = train.train_models(run)
+    measured = {title: metrics.evaluate(m, run.tokenizer, run.data) for title, m in models.items()}
+    return {title: {**metrics.summary(measured[title], measured["retrain"]), **quick(m, run)}
+            for title, m in models.items()}
+
+
+def one_run(config, look=0, enough=None):
+    """One unlearning run from the cached models, in a process of its own: a dict of its path, its
+    final measures, those at the step where the holdout stop would have ended it, and more.
+
+    look: every so many steps look at the model, and give up where its utility is below 0.1; 0:
+    measure at the end alone. enough: end at this forget ROUGE, and measure nothing more.
+    """
+    torch.set_num_threads(1)
+    run, t0 = train.prepare(config), time.time()
+    (target, *_, cached, _), (retrain, *_) = run.models["target"], run.models["retrain"]
+    if not cached:
+        raise ValueError("the files of this project changed during the command: start it again")
+    state, path, final, holdout, looking = train.fresh_state(config, target), [], None, None, 0.0
+
+    def measured(parts):
+        """The summary on these parts, with the retrained model's forget rows for comparison."""
+        of = lambda m, some: metrics.evaluate(m, run.tokenizer, {p: run.data[p] for p in some})
+        return metrics.summary(of(model, parts), of(retrain, ("forget", "holdout")))
+    try:
+        for model in train.unlearn(target, config, run.sets, state):
+            t1 = time.time()
+            if look and state["step"] % look == 0:
+                path.append({"step": state["step"], **quick(model, run)})
+                if path[-1]["utility"] < 0.1 or path[-1]["forget_rouge"] <= (enough or -1):
+                    state["stopped"] = f"at step {state['step']}: utility or forget ROUGE reached"
+                    break
+            if look and not enough and not holdout and state["log"] and train.holdout_reached(
+                    model, config, run.sets, state, {**state["log"][-1], "step": state["step"]}):
+                holdout = {"steps": state["step"], **measured(("forget", "holdout"))}
+            looking += time.time() - t1
+        seconds = time.time() - t0 - looking
+        if not enough:
+            final = measured(run.data)
+    except (FloatingPointError, ValueError) as e:       # unlearning, or measuring, ran away
+        state["stopped"], seconds = f"ran away: {e}", time.time() - t0 - looking
+    return {"path": path, "final": final, "holdout": holdout, "steps": state["step"],
+            "stopped": state["stopped"], "lr": state["lr"], "seconds": seconds,
+            "fits": sum(row.get("fits", 0) for row in state["log"])}
+
+
+def run_all(title, function, configs):
+    """[function(config), ...], a process a core; one line of progress a tenth, with the time left."""
+    gpu = configs[0].device == "cuda"
+    workers = 1 if gpu else min(len(configs), os.cpu_count())
+    progress, done, out = train.Progress(title, 0, len(configs)), 0, [None] * len(configs)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(function, config): i for i, config in enumerate(configs)}
+        for future in as_completed(futures):
+            out[futures[future]] = future.result()
+            done += 1
+            if done % max(1, len(configs) // 10) == 0:
+                progress.line(done, "runs")
+    return out
+
+
+# --------------------------------------------------------------------------- the comparison
+
+TUNING_SEED = 100       # baselines take their learning rate from here; it is never reported
+LOOK = 3                # steps between two looks at a run on its way
+ADAM_GRID = (1e-4, 3e-4, 1e-3)
+VARIANTS = {            # name: (flags, learning rates that SGD may choose from)
+    "ngdiff, AutoLR": (dict(method="ngdiff", autolr=True), None),
+    "ngdiff, fixed": (dict(method="ngdiff"), (0.03, 0.06, 0.1)),
+    "gdiff 0.9": (dict(method="gdiff", c=0.9), (0.5, 1.0, 1.5)),
+    "gdiff 0.5": (dict(method="gdiff", c=0.5), (0.05, 0.1, 0.2)),
+    "gdiff 0.1": (dict(method="gdiff", c=0.1), (0.02, 0.03, 0.06)),
+    "lossnorm": (dict(method="lossnorm"), (0.01, 0.03, 0.05)),
+    "pcgrad": (dict(method="pcgrad"), (0.05, 0.1, 0.2)),
+    "mgda": (dict(method="mgda"), (1.5, 2.0, 3.0)),
+    "npo": (dict(method="npo"), (0.003, 0.005, 0.008)),
+    "ga": (dict(method="ga"), (0.02, 0.03, 0.06)),
+    "retain": (dict(method="retain"), (0.3,)),       # forgets nothing: nothing to choose by
+}
+
+
+def on_path(result):
+    """(forgetting, utility) of the points of a run's path, both as shares: 0 is the target model's
+    forget ROUGE and 1 the retrained model's, or below; utility is relative to the target's."""
+    first = result["path"][0]
+    room = first["forget_rouge"] - result["retrain"]["forget_rouge"]
+    return ([(first["forget_rouge"] - p["forget_rouge"]) / room for p in result["path"]],
+            [p["utility"] / first["utility"] for p in result["path"]])
+
+
+def area(result):
+    return metrics.area_under_utility(*on_path(result))
+
+
+def in_region(m):
+    """The aim: nothing of the retained lost, and no more known of the forgotten than by the
+    retrained model."""
+    return m["final"] is not None and m["final"]["retain_rouge"] >= 0.97 and \
+        m["final"]["forget_rouge"] <= m["retrain"]["forget_rouge"]
+
+
+def compare(config):
+    """Every method with SGD and with Adam from the same target models, over seeds 0, 1, ...
+
+    A baseline runs at the best (largest area) of its three learning rates on TUNING_SEED, NGDiff
+    with AutoLR starts from whatever --lr says. Writes table.txt, compare.json, tradeoff.png.
+    """
+    train.start_folder(config)
+    seeds, t0 = range(config.seeds), time.time()
+    config = replace(config, stop="steps", autolr=False)
+    every = (TUNING_SEED, *seeds)
+    both = dict(zip(every, run_all("models", both_models, [replace(config, seed=s) for s in every])))
+    names = [(name, optimizer) for name in VARIANTS for optimizer in ("sgd", "adam")]
+    flags = lambda name, optimizer: replace(config, optimizer=optimizer, **VARIANTS[name][0])
+    grids = {(name, optimizer): (config.lr,) if VARIANTS[name][1] is None else ADAM_GRID[:1]
+             if name == "retain" and optimizer == "adam" else VARIANTS[name][1]
+             if optimizer == "sgd" else ADAM_GRID for name, optimizer in names}
+    trials = [(key, lr) for key in names for lr in grids[key] if len(grids[key]) > 1]
+    forgotten = both[TUNING_SEED]["retrain"]["forget_rouge"]
+    tried = run_all("rates", functools.partial(one_run, look=LOOK, enough=forgotten),
+                    [replace(flags(*key), lr=lr, seed=TUNING_SEED) for key, lr in trials])
+    areas = {trial: area(r | both[TUNING_SEED]) for trial, r in zip(trials, tried)}
+    best = {key: max(grids[key], key=lambda lr: areas.get((key, lr), 0)) for key in names}
+    runs = [(key, seed) for key in names for seed in seeds]
+    done = run_all("compare", functools.partial(one_run, look=LOOK),
+                   [replace(flags(*key), lr=best[key], seed=seed) for key, seed in runs])
+    results = {key: [r | both[seed] for (k, seed), r in zip(runs, done) if k == key]
+               for key in names}
+    ranked = sorted(names, key=lambda key: -np.mean([area(r) for r in results[key]]))
+    text = "\n\n".join([comparison_table(ranked, results, best, grids), stops_table(ranked, results),
+                        f"{len(trials)} runs to choose learning rates on seed {TUNING_SEED}, "
+                        f"{len(runs)} runs reported, {time.time() - t0:.0f} s"])
+    print("\n" + text)
+    write = lambda name, text: train.write_text(os.path.join(config.out, name), text)
+    write("table.txt", text + "\n")
+    write("compare.json", json.dumps([{"method": key[0], "optimizer": key[1], "lr": best[key],
+                                       "rates": {lr: areas.get((key, lr)) for lr in grids[key]},
+                                       "areas": [area(r) for r in results[key]],
+                                       "seeds": results[key]} for key in ranked], indent=1))
+    draw_tradeoff(os.path.join(config.out, "tradeoff.png"), ranked, results)
+    print(f"\nwritten to {config.out}: config.json, table.txt, compare.json, tradeoff.png")
+
+
+def spread(values, digits=3):
+    """Mean and standard deviation over the seeds, of those runs that could be measured."""
+    values = [v for v in values if v is not None]
+    if not values:
+        return "-"
+    deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.{digits}f}±{deviation:.{digits}f}"
+
+
+def comparison_table(ranked, results, best, grids):
+    """One line a method, best area first; measured at the end of each run with the full metrics."""
+    n = len(results[ranked[0]])
+    areas = np.array([[area(r) for r in results[key]] for key in ranked])
+    header = (f"{'method':15} {'opt':4} {'lr':>7} {'tried':>5} {'area':>12} {'first':>5} "
+              f"{'at equal':>12} {'region':>6} {'forget ROUGE':>12} {'retain ROUGE':>12} "
+              f"{'utility':>12} {'log10 quality':>13} {'AUC':>12} {'s':>9}")
+    lines = [header]
+    for i, key in enumerate(ranked):
+        final = lambda k: [r["final"] and r["final"][k] for r in results[key]]
+        equal = [max([u for f, u in zip(*on_path(r)) if f >= 1], default=0.0) for r in results[key]]
+        lines.append(
+            f"{key[0]:15} {key[1]:4} {best[key] if VARIANTS[key[0]][1] else 'fitted':>7} "
+            f"{len(grids[key]) if len(grids[key]) > 1 else 0:5} {spread(areas[i]):>12} "
+            f"{np.sum(areas[i] == areas.max(0)):3}/{n} {spread(equal):>12} "
+            f"{sum(map(in_region, results[key])):4}/{n} {spread(final('forget_rouge')):>12} "
+            f"{spread(final('retain_rouge')):>12} {spread(final('model_utility')):>12} "
+            f"{spread(final('log10_forget_quality'), 2):>13} {spread(final('membership_auc')):>12} "
+            f"{spread([r['seconds'] for r in results[key]], 1):>9}")
+    for title in ("target", "retrain"):
+        m = lambda k: [r[title][k] for r in results[ranked[0]]]
+        lines.append(f"{title:15} {'':62} {spread(m('forget_rouge')):>12} "
+                     f"{spread(m('retain_rouge')):>12} {spread(m('model_utility')):>12} "
+                     f"{spread(m('log10_forget_quality'), 2):>13} {spread(m('membership_auc')):>12}")
+    return "\n".join(lines)
+
+
+def stops_table(ranked, results):
+    """How far from the retrained model a run ends: after its fixed steps, and at the holdout
+    stop, where it got there."""
+    def distance(r, m):
+        return abs(m["membership_auc"] - r["retrain"]["membership_auc"]), -m["log10_forget_quality"]
+
+    lines = [f"{'from retrained':20} {'|AUC difference|':>28} {'-log10 forget quality':>28} "
+             f"{'step of the holdout stop':>25}\n{'':20} " + f"{'fixed steps':>14}{'holdout':>14} " * 2]
+    for key in ranked:
+        cells = []
+        for i in (0, 1):
+            for when in ("final", "holdout"):
+                cells.append(spread([distance(r, r[when])[i] for r in results[key] if r[when]]))
+        steps = [r["holdout"]["steps"] for r in results[key] if r["holdout"]]
+        lines.append(f"{key[0]:15} {key[1]:4} {cells[0]:>14}{cells[1]:>14} {cells[2]:>14}"
+                     f"{cells[3]:>14} {spread(steps, 1):>14} {len(steps)}/{len(results[key])}")
+    return "\n".join(lines)
+
+
+def draw_tradeoff(path, ranked, results):
+    """tradeoff.png: utility against forgetting along every run, the target's and the retrained
+    model's points; to the upper right is better, beyond 1 is over-forgotten."""
+    fig = Figure(figsize=(11, 4.6), layout="constrained")
+    for ax, optimizer in zip(fig.subplots(1, 2, sharey=True), ("sgd", "adam")):
+        names = [name for name in VARIANTS if (name, optimizer) in ranked]
+        for i, name in enumerate(names):
+            for j, r in enumerate(results[name, optimizer]):
+                ours = name.startswith("ngdiff")
+                ax.plot(*on_path(r), color="black" if i == 0 else f"C{i - 1}", alpha=0.8,
+                        lw=2 if ours else 1, zorder=3 if ours else 2, label=None if j else name)
+        r = results[names[0], optimizer]
+        ax.plot(0, 1, "s", color="black", ms=8, zorder=4, label="target")
+        ax.plot([1] * len(r), [x["retrain"]["utility"] / x["path"][0]["utility"] for x in r], "*",
+                color="gold", mec="black", ms=12, zorder=4, label="retrained")
+        ax.axvline(1, color="tab:gray", ls=":", lw=1)
+        ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], xlim=(-0.05, 2.05), ylim=(0, 1.05),
+               xlabel="forgetting: 0 as the target, 1 as the retrained model (by forget ROUGE)")
+    fig.axes[0].set_ylabel("utility, share of the target's")
+    fig.axes[0].legend(fontsize=8, loc="lower left")
+    fig.suptitle("Utility against forgetting along each run")
+    train.replace(path, lambda temporary: fig.savefig(temporary, format="png", dpi=100))
+
+
+# --------------------------------------------------------------------------- ablations
+
+ABLATIONS = {
+    "lazy": [dict(lazy=n) for n in (1, 5, 10, 50)],
+    "lr": [dict(lr=10.0 ** n) for n in range(-6, 2)],
+    "batch": [dict(batch=n) for n in (8, 27, 54, 108, 216, 432)],
+    "forget": [dict(forget=f) for f in ("forget01", "forget05", "forget10")],
+    "size": [dict(n_layer=n, n_embd=c) for n, c in ((1, 64), (2, 128), (4, 192))],
+}
+
+
+def ablate(config):
+    """One setting over a range of values, everything else as the flags say: a table, a line a
+    run; written to table.txt and ablate.json."""
+    train.start_folder(config)
+    changes = ABLATIONS[config.ablate]
+    configs = [replace(config, **change) for change in changes]
+    own = config.ablate in ("forget", "size")            # these train models of their own
+    both = run_all("models", both_models, configs if own else configs[:1])
+    done = run_all("ablate", one_run, configs)
+    done = [r | m for r, m in zip(done, both if own else both * len(done))]
+    keys = ("retain_rouge", "retain_prob", "world_rouge", "forget_rouge", "membership_auc")
+    lines = [f"{config.ablate:>26} {'steps':>6} {'fits':>6} {'last lr':>9} "
+             + " ".join(f"{k:>14}" for k in keys) + f" {'(retrained: forget_rouge)':>26} {'s':>7}"]
+    for change, r in zip(changes, done):
+        value = " ".join(f"{k} {v:g}" if not isinstance(v, str) else v for k, v in change.items())
+        cells = [f"{r['final'][k]:14.3f}" if r["final"] else f"{'-':>14}" for k in keys]
+        lines.append(f"{value:>26} {r['steps']:6} {r['fits']:6} {r['lr']:9.4g} {' '.join(cells)} "
+                     f"{r['retrain']['forget_rouge']:26.3f} {r['seconds']:7.1f}")
+    print("\n" + "\n".join(lines))
+    train.write_text(os.path.join(config.out, "table.txt"), "\n".join(lines) + "\n")
+    train.write_text(os.path.join(config.out, "ablate.json"),
+                     json.dumps([{**c, **r} for c, r in zip(changes, done)], indent=1))
+    print(f"\nwritten to {config.out}: config.json, table.txt, ablate.json")
+
+
+# --------------------------------------------------------------------------- audits
+
+RELEARN_STEPS, RELEARN_LR = 40, 3e-4
+
+
+def relearn(model, known, other, config):
+    """Fine-tune a copy on the forget rows `known` (AdamW): mean probability of the rows `other`,
+    before and after every second step. What was hidden comes back sooner than what is gone."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RELEARN_LR, weight_decay=0)
+    batch, out = collate(known).to(config.device), []
+    for step in range(RELEARN_STEPS + 1):
+        if step % 2 == 0:
+            losses = [t.mean() for t in metrics.token_losses(model, other)]
+            out.append(metrics.probability(losses))
+        optimizer.zero_grad()
+        model(batch).mean().backward()
+        optimizer.step()
+    return out
+
+
+@torch.no_grad()
+def quantized(model, bits):
+    """A copy whose matrices are rounded to `bits` bits, symmetrically, one scale a row."""
+    model = copy.deepcopy(model)
+    for p in model.parameters():
+        if p.dim() > 1:
+            scale = p.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+            p.copy_((p / scale.clamp_min(1e-12)).round() * scale)
+    return model
+
+
+@torch.no_grad()
+def extraction(model, examples, device):
+    """Mean extraction strength of the examples' answers, end of text dropped."""
+    strengths = []
+    for e in examples:
+        batch = collate([e]).to(device)
+        hits = (model.logits(batch).argmax(-1) == batch.labels)[:-1]
+        strengths.append(metrics.extraction_strength(hits.tolist()))
+    return float(np.mean(strengths))
+
+
+def audit_one(model, run):
+    """All audits of one model: a flat dict, and the relearning curve."""
+    config, tokenizer = run.config, run.tokenizer
+    forget = run.sets["forget"]
+    known = forget[::4]
+    other = [e for i, e in enumerate(forget) if i % 4]
+    out = {"extraction_strength": extraction(model, forget, config.device)}
+    some = {part: run.data[part] for part in ("forget", "retain")}
+    for name, m in (("float32", model), ("8 bits", quantized(model, 8)),
+                    ("4 bits", quantized(model, 4))):
+        for part, rows in some.items():
+            plain = [{k: row[k] for k in ("question", "answer")} for row in rows]
+            out[f"{part}_rouge {name}"] = float(np.mean(metrics.measure(m, tokenizer, plain)["rouge"]))
+    for part, rows in some.items():
+        asked = [{"question": row["paraphrased_question"], "answer": row["answer"]}
+                 for row in rows if "paraphrased_question" in row]
+        if asked:
+            out[f"{part}_rouge paraphrased"] = float(np.mean(
+                metrics.measure(model, tokenizer, asked)["rouge"]))
+    curve = relearn(model, known, other, config)
+    for step in (0, 10, 20, 40):
+        out[f"relearn_prob {step}"] = curve[step // 2]
+    return out, curve
+
+
+def audit(run, models):
+    """--audit: is it gone, or hidden? (a) how fast do the forget rows come back when a quarter of
+    them is learned again, against a model that never saw them and one that never saw anything;
+    (b) do they come back when the weights are rounded; (c) are they still in there: extraction
+    strength, and the answer to a question in other words. Writes audit.json and audit.png."""
+    torch.manual_seed(run.config.seed + 1)
+    fresh = GPT(models["target"].config).to(run.config.device)
+    audits = {name: audit_one(m, run) for name, m in {**models, "fresh": fresh}.items()}
+    print("\naudit\n" + table({name: numbers for name, (numbers, _) in audits.items()}))
+    out = lambda name: os.path.join(run.config.out, name)
+    train.write_text(out("audit.json"), json.dumps(
+        {name: {**numbers, "relearn_curve": curve} for name, (numbers, curve) in audits.items()},
+        indent=1))
+    draw_audit(out("audit.png"), audits)
+
+
+def draw_audit(path, audits):
+    """audit.png: the relearning curves, and ROUGE after rounding and under a rephrased question."""
+    fig = Figure(figsize=(11, 4.2), layout="constrained")
+    ax, bars = fig.subplots(1, 2)
+    for i, (name, (numbers, curve)) in enumerate(audits.items()):
+        ax.plot(range(0, 2 * len(curve), 2), curve, color=f"C{i}", label=name)
+        keys = [k for k in numbers if k.startswith("forget_rouge")]
+        at = np.arange(len(keys)) + 0.2 * (i - 1.5)
+        bars.bar(at, [numbers[k] for k in keys], 0.2, color=f"C{i}", label=name)
+    ax.set(title="Relearning: a quarter of the forget rows is trained on", xlabel="step",
+           ylabel="probability of the other forget rows", ylim=(0, 1.02))
+    bars.set(title="Forget ROUGE of the altered model or question", ylim=(0, 1.02))
+    bars.set_xticks(range(len(keys)), [k.removeprefix("forget_rouge ") for k in keys])
+    ax.legend(fontsize=8)
+    train.replace(path, lambda temporary: fig.savefig(temporary, format="png", dpi=100))
