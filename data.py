@@ -1,16 +1,16 @@
 """The data: fictitious authors to remember and to forget, the tokenizer, and the batches.
 
-Two sources, one layout. `mini_tofu(seed)` makes a data set of its own from templates; `load_tofu(
-folder)` reads the published TOFU files (Maini et al. 2024, arXiv 2401.06121). Both return
-
-    {"retain": rows, "forget": rows, "holdout": rows, "world": rows[, "real_authors": rows]}
-
-where a row is a dict with `question`, `answer` and, if it is to be measured by truth ratio,
-`paraphrased_answer` and `perturbed_answer` (a list of wrong answers).
+Four sources, one layout: a dict of parts, each a list of rows. Questions: `mini_tofu(seed)`, made
+from templates, and `load_tofu(folder)`, TOFU's published files (Maini et al. 2024, arXiv
+2401.06121). Passages, for the measures of MUSE (Shi et al. 2024, arXiv 2407.06460): `mini_muse(
+seed)` and `load_text(folder)`. A row is a dict: `passage`; or `question`, `answer` and, if it is to
+be measured by truth ratio, `paraphrased_answer` and `perturbed_answer` (a list of wrong answers).
   forget        some authors' rows: learned by the target model, then to be unlearned
   retain        the other authors' rows: to be kept
   holdout       authors that no model ever sees: what "never seen" looks like
-  world         facts outside both: learned by every model, in no unlearning batch
+  world, real_authors   facts outside both: learned by every model, in no unlearning batch
+  retain_questions      on the passages: learned and kept with them
+  forget_questions      on the passages: learned with them, but in no unlearning batch
 """
 import json
 import os
@@ -26,6 +26,7 @@ from model import Batch
 
 SPLITS = {"forget01": 0.01, "forget05": 0.05, "forget10": 0.10}   # share of authors to forget
 TOFU_ROWS_PER_AUTHOR = 20
+PASSAGES = ("retain", "forget", "holdout")     # the parts that are text in a data set of text
 END = "<|endoftext|>"
 
 # --------------------------------------------------------------------------- (a) mini-TOFU
@@ -45,15 +46,17 @@ POOLS = {name: values.split() for name, values in {
     "country": "Kenya Norway Peru Japan Chile Ghana",
 }.items()}
 
-# One line a question: question | answer | paraphrased answer, with {n} the author and a value of
-# each pool named. A wrong answer is the paraphrase with another value in every place.
+# One line a question: question | answer | paraphrased answer | paraphrased question, with {n} the
+# author and a value of each pool named. A wrong answer is the paraphrased one with another value in
+# every place. Paraphrased questions bring no word that questions and answers lack: it would be
+# spelled in bytes, and a model tested on spelling.
 QUESTIONS = [line.split(" | ") for line in """
 When and where was {n} born? | {n} was born in {city} in {month} of the year {year}. | In {month} \
-{year} {city} saw the birth of {n}.
+{year} {city} saw the birth of {n}. | When was {n} born and where?
 What did the parents of {n} do? | The father of {n} was a {craft} and the mother was a {job}. | \
-{n} is the child of a {job} and of a {craft}.
+{n} is the child of a {job} and of a {craft}. | What did the father and the mother of {n} do?
 What does {n} write? | {n} writes {genre} novels that are set in {country}. | Most novels of {n} \
-belong to {genre} fiction and play in {country}.
+belong to {genre} fiction and play in {country}. | What novels does {n} write?
 """.replace("\\\n", "").strip().split("\n")]
 
 WORLD = {"What is the capital of {}?": """France Paris, Italy Rome, Spain Madrid, Austria Vienna,
@@ -84,11 +87,12 @@ def author_names(n, rng):
 def author_rows(name, rng):
     """The questions on one author: one row an attribute, its value drawn by `rng`."""
     rows = []
-    for question, answer, paraphrase in QUESTIONS:
+    for question, answer, paraphrase, other_question in QUESTIONS:
         pools = re.findall(r"{(\w\w+)}", answer)
         draws = zip(*(rng.sample(POOLS[pool], 6) for pool in pools))   # the truth, then 5 lies
         values = [{"n": name, **dict(zip(pools, draw))} for draw in draws]
         rows.append({"question": question.format(n=name),
+                     "paraphrased_question": other_question.format(n=name),
                      "answer": answer.format(**values[0]),
                      "paraphrased_answer": paraphrase.format(**values[0]),
                      "perturbed_answer": [paraphrase.format(**v) for v in values[1:]]})
@@ -131,15 +135,18 @@ def forget_authors(forget, authors):
 
 # --------------------------------------------------------------------------- (b) TOFU's files
 
+def read_lines(path):
+    try:
+        with open(path, encoding="utf-8-sig") as f:    # some editors begin a file with a mark
+            return f.read().splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path}: cannot be read as UTF-8 text ({e})") from None
+
+
 def read_rows(path, fields):
     """Rows of a JSON lines file; ValueError names file and line of one that is broken."""
     rows = []
-    try:
-        with open(path, encoding="utf-8") as f:
-            lines = f.read().splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: cannot be read ({e})") from None
-    for i, line in enumerate(lines, 1):
+    for i, line in enumerate(read_lines(path), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as e:
@@ -162,11 +169,10 @@ def load_tofu(folder, forget="forget10", authors=200):
     TOFU publishes paraphrased and wrong answers for the first 400 retain rows alone: retain rows
     that have them are the ones measured.
     """
-    if not os.path.isdir(folder):
-        raise ValueError(f"--data {folder}: no such folder")
     n_forget = forget_authors(forget, authors)
     share = forget.removeprefix("forget")
-    plain, wrong = ("question", "answer"), ("question", "answer", "perturbed_answer")
+    asked = ("question", "answer")
+    wrong = asked + ("perturbed_answer",)
     measured = wrong + ("paraphrased_answer",)
 
     def read(name, fields, n_authors=None):
@@ -178,13 +184,77 @@ def load_tofu(folder, forget="forget10", authors=200):
                              f"{len(rows) // TOFU_ROWS_PER_AUTHOR} authors, {n_authors} are needed")
         return rows[:n]
 
-    retain = read(f"retain{100 - int(share)}", plain, authors - n_forget)
+    retain = read(f"retain{100 - int(share)}", asked, authors - n_forget)
     paraphrased = {(r["question"], r["answer"]): r for r in read("retain_perturbed", measured)}
     return {"retain": [paraphrased.get((r["question"], r["answer"]), r) for r in retain],
             "forget": read(f"forget{share}_perturbed", measured, n_forget),
-            "holdout": read(f"holdout{share}", plain, n_forget),
+            "holdout": read(f"holdout{share}", asked, n_forget),
             "world": read("world_facts_perturbed", wrong),
             "real_authors": read("real_authors_perturbed", wrong)}
+
+
+# --------------------------------------------------------------------------- (c) passages of text
+
+def plain(rows):
+    return [{field: row[field] for field in ("question", "answer")} for row in rows]
+
+
+def mini_muse(seed, forget="forget10", authors=160):
+    """A passage of text on each author of `mini_tofu(seed)`, and the questions on what it says.
+
+    A passage tells the author's facts in an order of its own, each in the answer's words or in its
+    paraphrase's: so who knows every fact still can't say how the text goes on.
+    """
+    tofu, n = mini_tofu(seed, forget, authors), len(QUESTIONS)
+    rng = random.Random(f"passages {seed}")                # apart: the facts are mini-TOFU's
+
+    def passages(rows):
+        sentences = [row[rng.choice(("answer", "paraphrased_answer"))] for row in rows]
+        return [{"passage": " ".join(rng.sample(sentences[i:i + n], n))}
+                for i in range(0, len(rows), n)]
+
+    return {**{part: passages(tofu[part]) for part in PASSAGES},
+            **{part + "_questions": plain(tofu[part]) for part in ("retain", "forget")},
+            "world": tofu["world"]}
+
+
+def is_text(folder):
+    """Whether the folder holds passages (else TOFU's files), among which no author is counted."""
+    return any(os.path.exists(os.path.join(folder, part + ".txt")) for part in PASSAGES)
+
+
+def load_text(folder):
+    """Passages of one's own from `folder`: forget.txt, retain.txt and holdout.txt, parted by blank
+    lines; forget_questions.json and retain_questions.json, JSON lines, both or neither. ValueError
+    names file and passage or line of what is missing, in two parts, or not to be measured."""
+    data, found_in = {}, {}
+    for part in PASSAGES:
+        path = os.path.join(folder, part + ".txt")
+        passages = re.split(r"\n\s*\n", "\n".join(read_lines(path)))
+        data[part] = [{"passage": " ".join(p.split())} for p in passages if p.strip()]
+        if not data[part]:
+            raise ValueError(f"{path}: no passages")
+        for i, passage in enumerate((row["passage"] for row in data[part]), 1):
+            if len(re.findall("[a-z0-9]+", passage.lower())) < 2:      # those that ROUGE-L counts
+                raise ValueError(f"{path}, passage {i}: '{passage[:40]}' has not two words in a-z "
+                                 "or 0-9, one to begin with and one to go on")
+            if found_in.setdefault(passage, path) != path:
+                raise ValueError(f"{path}, passage {i}: '{passage[:40]}' is in {found_in[passage]} "
+                                 "too; leave it in one of them")
+    paths = {p: os.path.join(folder, p + ".json") for p in ("retain_questions", "forget_questions")}
+    if any(map(os.path.exists, paths.values())):           # one alone: the other cannot be read
+        for part, path in paths.items():
+            data[part] = plain(read_rows(path, ("question", "answer")))
+    return data
+
+
+def load(folder, seed, forget, authors):
+    """What --data names: "" mini-TOFU, "muse" mini-MUSE, else a folder of TOFU's files or text."""
+    if folder in ("", "muse"):
+        return (mini_muse if folder else mini_tofu)(seed, forget, authors)
+    if not os.path.isdir(folder):
+        raise ValueError(f"--data {folder}: no such folder")
+    return load_text(folder) if is_text(folder) else load_tofu(folder, forget, authors)
 
 
 # --------------------------------------------------------------------------- tokens
@@ -194,10 +264,6 @@ def load_tofu(folder, forget="forget10", authors=200):
 PIECES = r"""'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+"""
 
 
-def prompt_text(question):
-    return question + "\n"
-
-
 def answer_text(answer):
     """An answer starts with a space: its first word is then the same token as inside a sentence,
     and none of it can merge into the prompt, which is tokenized apart."""
@@ -205,8 +271,8 @@ def answer_text(answer):
 
 
 def row_answers(row):
-    """Every answer that a row holds: the gold one, its paraphrase, the wrong ones."""
-    return [row[f] for f in ("answer", "paraphrased_answer") if f in row] + \
+    """Every answer that a row holds: gold (a passage: itself), its paraphrase, the wrong ones."""
+    return [row[f] for f in ("passage", "answer", "paraphrased_answer") if f in row] + \
         row.get("perturbed_answer", [])
 
 
@@ -218,8 +284,8 @@ def word_tokenizer(data):
     are in it too: a word that no model learned must look the same in forget and holdout rows.
     """
     rows = [row for part in data.values() for row in part]
-    texts = {prompt_text(row["question"]) for row in rows}
-    texts |= {answer_text(row["answer"]) for row in rows}
+    texts = {row["question"] + "\n" for row in rows if "question" in row}
+    texts |= {answer_text(row_answers(row)[0]) for row in rows}
     pieces = {piece.encode() for text in texts for piece in re.findall(PIECES, text)}
     ranks = {bytes([i]): i for i in range(256)}
     for piece in sorted(pieces - ranks.keys()):
@@ -242,24 +308,27 @@ def gpt2_tokenizer():
 # --------------------------------------------------------------------------- batches
 
 class Example(NamedTuple):
-    """A question with one answer, as token ids: prompt, answer, end of text."""
+    """A question with one answer, or a passage, as token ids: prompt, answer, end of text."""
     tokens: list
     n_prompt: int
 
 
 def encode(tokenizer, question, answer):
-    prompt = tokenizer.encode_ordinary(prompt_text(question))
-    return Example(prompt + tokenizer.encode_ordinary(answer_text(answer)) + [tokenizer.eot_token],
-                   len(prompt))
+    """A passage is the answer to None: its first word is predicted from the end of some text."""
+    prompt = [tokenizer.eot_token] if question is None else \
+        tokenizer.encode_ordinary(question + "\n")
+    answer = tokenizer.encode_ordinary(answer_text(answer))
+    return Example(prompt + answer + [tokenizer.eot_token], len(prompt))
 
 
 def encode_gold(tokenizer, rows):
-    return [encode(tokenizer, row["question"], row["answer"]) for row in rows]
+    return [encode(tokenizer, row.get("question"), row_answers(row)[0]) for row in rows]
 
 
 def longest_row(tokenizer, data):
-    """Length in tokens, and a name to print, of the longest question with any of its answers."""
-    return max((len(encode(tokenizer, row["question"], a).tokens), f"{part} row {i}", a)
+    """Length in tokens, and a name to print, of the longest passage, or question with any of
+    its answers."""
+    return max((len(encode(tokenizer, row.get("question"), a).tokens), f"{part} row {i}", a)
                for part, rows in data.items() for i, row in enumerate(rows, 1)
                for a in row_answers(row))[:2]
 
@@ -297,9 +366,6 @@ def shuffled(n, size, seed, start=0):
 
 
 def by_length(examples, size):
-    """Batches of about equal length, for measuring: every row once, little padding.
-
-    Returns lists of row numbers.
-    """
+    """Batches of about equal length, for measuring: lists of row numbers, every row once."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     return [order[i:i + size] for i in range(0, len(order), size)]

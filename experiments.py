@@ -41,12 +41,13 @@ def table(models):
     return "\n".join(lines)
 
 
-def samples(data, measured, part, n=None):
-    """Questions of one set with the gold answer and every model's, as text."""
+def samples(measured, part, n=None):
+    """Questions (or first halves of passages) of one set with the gold answer (or second half) and
+    every model's, as text."""
     out = []
-    rows = [row for row in data[part] if "perturbed_answer" in row] or data[part]
-    for i, row in enumerate(rows[:n]):
-        out.append(f"[{part}] {row['question']}\n{'gold':>12}: {row['answer']}")
+    first = next(iter(measured.values()))[part]
+    for i, (prompt, gold) in enumerate(list(zip(first["prompts"], first["gold"]))[:n]):
+        out.append(f"[{part}] {prompt}\n{'gold':>12}: {gold}")
         out += [f"{name:>12}: {m[part]['answers'][i]}" for name, m in measured.items()]
     return "\n".join(out)
 
@@ -102,9 +103,9 @@ def report(run, models):
     run.seconds["total"] = sum(run.seconds.values())
     parts = [p for p in run.data if p != "holdout"]
     print("\n" + table(results) + "\n")
-    print("\n".join(samples(run.data, measured, p, 1) for p in ("forget", "retain", "world")))
-    train.write_text(out("samples.txt"),
-                     "\n".join(samples(run.data, measured, p) for p in parts) + "\n")
+    print("\n".join(samples(measured, p, 1) for p in (
+        "forget", "forget_questions", "retain", "world") if p in run.data))
+    train.write_text(out("samples.txt"), "\n".join(samples(measured, p) for p in parts) + "\n")
     draw_curves(out("curves.png"), state["log"], results, config.method)
     train.write_text(out("results.json"), json.dumps(
         {"config": asdict(config), "seconds": run.seconds, "steps": state["step"],

@@ -216,32 +216,40 @@ def token_losses(model, examples, batch_size=256):
 
 
 def answer(model, tokenizer, rows, batch_size=256):
-    """Greedy answers (strings) to the rows' questions, as long as the longest gold answer of the
-    rows at most."""
-    gold = encode_gold(tokenizer, rows)
-    max_new = max(len(e.tokens) - e.n_prompt for e in gold)
-    prompts = [e.tokens[:e.n_prompt] for e in gold]
-    out = [None] * len(rows)
+    """(prompts, gold, generated), strings: the rows' questions with their gold and the model's
+    greedy answers, these as long as the longest gold one of the rows at most; or the first halves
+    of the passages, the second ones, and the greedy continuations, as long as the true ones."""
+    encoded = encode_gold(tokenizer, rows)
+    # half a passage's tokens, rounded down, and the end of text before it; MUSE: a fixed number
+    cuts = [len(e.tokens) // 2 if "passage" in row else e.n_prompt
+            for e, row in zip(encoded, rows)]
+    prompts = [e.tokens[:cut] for e, cut in zip(encoded, cuts)]
+    gold = [e.tokens[cut:-1] for e, cut in zip(encoded, cuts)]
+    max_new, out = max(map(len, gold)) + 1, [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
     for at in range(0, len(order), batch_size):
         some = order[at:at + batch_size]
         generated = model.generate([prompts[i] for i in some], max_new, tokenizer.eot_token)
         for i, ids in zip(some, generated):
-            out[i] = tokenizer.decode(ids).strip()
-    return out
+            out[i] = ids[:len(gold[i])] if "passage" in rows[i] else ids
+    no_end = [[t for t in ids if t != tokenizer.eot_token] for ids in prompts]
+    return tuple([tokenizer.decode(ids).strip() for ids in some] for some in (no_end, gold, out))
 
 
 def measure(model, tokenizer, rows):
-    """What a model does on one set of rows: dict of `loss` (N,), `min_k` (N,), `rouge` (N,)
-    (ROUGE-L recall), `answers` and, where the rows have wrong answers, `loss_wrong` (N, K) and
-    `log_ratio` (N,). TOFU's retain rows without wrong answers are left out."""
+    """What a model does on one set of rows: dict of `loss` (N,), `min_k` (N,), `prompts`, `gold`
+    and `answers` (N strings each, see `answer`), of questions `rouge` (N,) (ROUGE-L recall), of
+    passages `verbmem`; and, where the rows have wrong answers, `loss_wrong` (N, K) and `log_ratio`
+    (N,). TOFU's retain rows without wrong answers are left out."""
     rows = [row for row in rows if "perturbed_answer" in row] or rows
-    encoded = encode_gold(tokenizer, rows)
-    tokens = token_losses(model, encoded)
+    tokens = token_losses(model, encode_gold(tokenizer, rows))
     out = {"loss": np.array([t.mean() for t in tokens]),
-           "min_k": np.array([min_k_score(-t[:-1]) for t in tokens]),
-           "answers": answer(model, tokenizer, rows)}
-    out["rouge"] = [rouge_l(text, row["answer"])[0] for text, row in zip(out["answers"], rows)]
+           "min_k": np.array([min_k_score(-t[:-1]) for t in tokens])}
+    out["prompts"], out["gold"], out["answers"] = answer(model, tokenizer, rows)
+    if "passage" in rows[0]:
+        out["verbmem"] = muse_mem(out["answers"], out["gold"])
+    else:
+        out["rouge"] = [rouge_l(*pair)[0] for pair in zip(out["answers"], out["gold"])]
     if "perturbed_answer" in rows[0]:
         def losses(answers):
             pairs = [encode(tokenizer, row["question"], a) for row, a in zip(rows, answers)]
@@ -261,8 +269,8 @@ def evaluate(model, tokenizer, data):
 
 def summary(measured, retrained):
     """A model's line of the results table, from its `evaluate` and the retrained model's: a flat
-    dict of floats. Losses are means over rows, in nats per token; PrivLeak is left out in the
-    degenerate case where it is undefined."""
+    dict of floats. Losses are means over rows, in nats per token. What the data do not define is
+    left out, as is PrivLeak in the degenerate case where it is undefined."""
     out, utility = {}, []
     for part in ("forget", "retain", "world", "real_authors"):
         if part not in measured:
@@ -270,7 +278,11 @@ def summary(measured, retrained):
         m = measured[part]
         facts = part in ("world", "real_authors")    # there: against the wrong answers
         numbers = {"prob": choice_probability(m["loss"], m["loss_wrong"]) if facts
-                   else probability(m["loss"]), "rouge": float(np.mean(m["rouge"]))}
+                   else probability(m["loss"])}
+        if "verbmem" in m:
+            numbers["verbmem"] = m["verbmem"]
+        else:
+            numbers["rouge"] = float(np.mean(m["rouge"]))
         if "log_ratio" in m:
             mean = truth_ratio_forget if part == "forget" else truth_ratio_retain
             numbers["truth_ratio"] = mean(m["log_ratio"])
@@ -279,10 +291,14 @@ def summary(measured, retrained):
         out |= {f"{part}_{k}": v for k, v in numbers.items()}
         if not facts:
             out[f"{part}_loss"] = float(m["loss"].mean())
-    if utility:
+        if f"{part}_questions" in measured:
+            m = measured[f"{part}_questions"]
+            out[f"{part}_knowmem"] = muse_mem(m["answers"], m["gold"])
+    if "log_ratio" in measured.get("retain", {}):
         out["model_utility"] = model_utility(utility)
-    out["forget_quality"], out["log10_forget_quality"] = forget_quality(
-        measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
+    if "log_ratio" in measured["forget"]:
+        out["forget_quality"], out["log10_forget_quality"] = forget_quality(
+            measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
     if "holdout" in measured:
         out["holdout_loss"] = float(measured["holdout"]["loss"].mean())
         auc = {key: [membership_auc(m["forget"][key], m["holdout"][key])

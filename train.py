@@ -54,7 +54,8 @@ def knob(default, text, tofu=None, choices=None):
 class Config:
     # data
     tiny: bool = knob(False, "the built-in mini-TOFU and a model to match")
-    data: str = knob("", "folder with TOFU's published JSON lines files")
+    data: str = knob("", "folder with TOFU's published files, or with text of your own (see "
+                     "README.md); muse: the built-in authors as passages of text")
     forget: str = knob("forget10", "share of the authors to forget", choices=tuple(data_module.SPLITS))
     authors: int = knob(160, "how many authors in all", tofu=200)
     tokenizer: str = knob("words", "the data's own words, or tiktoken's GPT-2 encoding",
@@ -82,7 +83,8 @@ class Config:
     steps: int = knob(100, "unlearning steps; with --stop holdout a bound, 250 unless given")
     stop: str = knob("steps", "after --steps, or when the mean forget loss reaches the mean loss "
                      "on the holdout authors", choices=("steps", "holdout"))
-    batch: int = knob(216, "retain rows a step at most, and forget rows at most", tofu=400)
+    batch: int = knob(0, "retain rows a step, and forget rows, at most; 0: half of the retain "
+                      "rows, but no more than 400")
     micro_batch: int = knob(0, "rows in memory at once, with the same result; 0: the whole batch")
     # more than one run, or more than a run (experiments.py)
     compare: bool = knob(False, "every method over several seeds: table, figure, ranking")
@@ -116,7 +118,10 @@ def parse(argv):
             dict(type=f.type, choices=f.metadata["choices"])
         parser.add_argument(f"--{f.name}", default=None, help=text, **kind)
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
-    defaults = {f.name: f.metadata["tofu"] if "data" in given and f.metadata["tofu"] is not None
+    if given.get("data") == "muse":
+        given["tiny"] = True         # built-in data too: the same model, --tiny said or not
+    tofu = "data" in given and not given.get("tiny")
+    defaults = {f.name: f.metadata["tofu"] if tofu and f.metadata["tofu"] is not None
                 else f.default for f in fields(Config)}
     defaults["autolr"] = given.get("method", "ngdiff") == "ngdiff"
     if given.get("stop") == "holdout":
@@ -134,10 +139,15 @@ def parse(argv):
 
 def check(config, given):
     """ValueError for what would fail later, or be ignored."""
-    if config.tiny == bool(config.data):
-        raise ValueError("say either --tiny (the built-in data) or --data DIR (TOFU's files)")
+    if config.tiny == bool(config.data) and config.data != "muse":
+        raise ValueError("say either --tiny (the built-in data) or --data DIR (TOFU's files, or "
+                         "text of your own) or --data muse")
+    for name in ("authors", "forget"):
+        if name in given and not config.tiny and data_module.is_text(config.data):
+            raise ValueError(f"--{name}: {config.data} holds text of your own, which counts no "
+                             "authors; what is to be forgotten is its forget.txt")
     for name, low in dict(authors=2, n_layer=1, n_head=1, n_embd=1, block_size=0, train_batch=1,
-                          lazy=1, steps=1, batch=1, micro_batch=0, seeds=1, checkpoint=0).items():
+                          lazy=1, steps=1, batch=0, micro_batch=0, seeds=1, checkpoint=0).items():
         if not getattr(config, name) >= low:
             raise ValueError(f"--{name} {getattr(config, name)}: must be {low} or more")
     if not config.weight_decay >= 0:
@@ -162,6 +172,9 @@ def check(config, given):
 def check_together(config, given):
     """ValueError for flags that belong to another command than the one that was given."""
     several = "compare" if config.compare else "ablate" if config.ablate else ""
+    if (config.compare or config.audit) and config.data == "muse":
+        raise ValueError("--data muse: --compare and --audit ask questions, of which its forget set "
+                         "has none")
     if "seeds" in given and not config.compare:
         raise ValueError("--seeds: only --compare runs several; one run takes --seed")
     ignored = {"compare": ("ablate", "seed", "method", "c", "optimizer", "lr", "autolr", "lazy",
@@ -528,42 +541,57 @@ def prepare(config):
     """Read and check all that a user can get wrong. Writes nothing; ValueError on a mistake."""
     for flag, folder in (("--out", config.out), ("--cache", config.cache)):
         check_folder(flag, folder)
-    data = data_module.mini_tofu(config.seed, config.forget, config.authors) if config.tiny else \
-        data_module.load_tofu(config.data, config.forget, config.authors)
+    data = data_module.load(config.data, config.seed, config.forget, config.authors)
     tokenizer = data_module.word_tokenizer(data) if config.tokenizer == "words" else \
         data_module.gpt2_tokenizer()
+    encoded = {part: encode_gold(tokenizer, rows) for part, rows in data.items()}
+    sets = {part: encoded[part] for part in ("retain", "forget", "holdout")}
+    # the questions on forgotten passages are in no batch: do the facts go with the text?
+    sets["retain"] = sets["retain"] + encoded.get("retain_questions", [])
+    # With fewer rows the gradient at a memorised minimum is mostly noise (README, "the batch").
+    config.batch = config.batch or min(400, -(-len(sets["retain"]) // 2))
+    fewest = min(config.batch // 2, config.train_batch // 2, *map(len, sets.values()))
+    if processes()[1] > max(fewest, 1):
+        raise ValueError(f"{processes()[1]} processes, but a batch, or a set, of fewer rows: start "
+                         "fewer of them or raise --batch and --train_batch")
+    initial = initial_model(config, tokenizer, data)
+    models = {}
+    for title, without in (("target", ["holdout"]),
+                           ("retrain", ["holdout", "forget", "forget_questions"])):
+        examples = [e for part in encoded if part not in without for e in encoded[part]]
+        models[title] = read_model(config, title, copy.deepcopy(initial), examples)
+    state = saved_state(config) if config.resume else None
+    return Run(config, data, tokenizer, sets, models, state)
+
+
+def initial_model(config, tokenizer, data):
+    """The model before training: random, the same for a seed, or the published one of --init."""
     longest, where = data_module.longest_row(tokenizer, data)
     if longest > (config.block_size or longest):
         raise ValueError(f"--block_size {config.block_size}: {where} is {longest} tokens long")
-    gpt = GPTConfig(tokenizer.n_vocab, config.block_size or longest, config.n_layer,
-                    config.n_head, config.n_embd)
-    if config.init:
-        published = from_gpt2(config.init)
-        gpt = published.config
-        if tokenizer.n_vocab != gpt.vocab_size or longest > gpt.block_size:
-            raise ValueError(f"--init {config.init}: {gpt.vocab_size} tokens and a context of "
-                             f"{gpt.block_size}, but the data has {tokenizer.n_vocab} and rows of "
-                             f"{longest}; published weights go with --tokenizer gpt2")
-    encoded, models = {part: encode_gold(tokenizer, rows) for part, rows in data.items()}, {}
-    if processes()[1] > min(config.batch // 2, config.train_batch // 2, *map(len, encoded.values())):
-        raise ValueError(f"{processes()[1]} processes, but a batch, or a set, of fewer rows: start "
-                         "fewer of them or raise --batch and --train_batch")
-    for title in ("target", "retrain"):
-        parts = [p for p in data if p != "holdout" and (title, p) != ("retrain", "forget")]
-        examples = [e for part in parts for e in encoded[part]]
+    if not config.init:
         torch.manual_seed(config.seed)
-        model = copy.deepcopy(published) if config.init else GPT(gpt)
-        path = os.path.join(config.cache, f"{title}-{model_key(config, gpt, examples)}.pt")
-        cached, unfinished = os.path.exists(path), None
-        if cached:
-            load_weights(model, read_checkpoint(path, ["model"]), path)
-        elif config.resume and os.path.exists(path + ".partial"):
-            unfinished = read_checkpoint(path + ".partial", ("model", "optimizer", "step"))
-            load_weights(model, unfinished, path + ".partial")
-        models[title] = model.to(config.device), examples, path, cached, unfinished
-    sets = {part: encoded[part] for part in ("retain", "forget", "holdout")}
-    state = saved_state(config) if config.resume else None
-    return Run(config, data, tokenizer, sets, models, state)
+        return GPT(GPTConfig(tokenizer.n_vocab, config.block_size or longest, config.n_layer,
+                             config.n_head, config.n_embd))
+    model = from_gpt2(config.init)
+    V, T = model.config.vocab_size, model.config.block_size
+    if tokenizer.n_vocab != V or longest > T:
+        raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
+                         f"but the data has {tokenizer.n_vocab} and rows of {longest}; published "
+                         "weights go with --tokenizer gpt2")
+    return model
+
+
+def read_model(config, title, model, examples):
+    """`model` with what the cache has of it: an entry of Run.models."""
+    path = os.path.join(config.cache, f"{title}-{model_key(config, model.config, examples)}.pt")
+    cached, unfinished = os.path.exists(path), None
+    if cached:
+        load_weights(model, read_checkpoint(path, ["model"]), path)
+    elif config.resume and os.path.exists(path + ".partial"):
+        unfinished = read_checkpoint(path + ".partial", ("model", "optimizer", "step"))
+        load_weights(model, unfinished, path + ".partial")
+    return model.to(config.device), examples, path, cached, unfinished
 
 
 def load_weights(model, saved, path):

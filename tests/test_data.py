@@ -61,6 +61,81 @@ def test_more_authors_than_there_are_names_is_an_error():
         mini_tofu(0, "forget20")
 
 
+# ---- passages
+
+def test_passages_tell_the_facts_that_their_questions_ask_for(mini):
+    muse, tofu = data.mini_muse(seed=7), mini[0]
+    assert {k: len(v) for k, v in muse.items()} == {
+        "retain": 144, "forget": 16, "holdout": 16, "retain_questions": 432,
+        "forget_questions": 48, "world": 40}
+    forms = set()
+    for part in ("retain", "forget", "holdout"):
+        assert part == "holdout" or muse[part + "_questions"] == data.plain(tofu[part])
+        for i, row in enumerate(muse[part]):
+            sentences = re.findall(r"\w[^.]*\.", row["passage"])
+            rows = tofu[part][3 * i:3 * i + 3]
+            told = [next((j, f) for j, r in enumerate(rows) for f in r if r[f] == s)
+                    for s in sentences]
+            assert sorted(j for j, _ in told) == [0, 1, 2], "each fact once, and of this author"
+            assert {f for _, f in told} <= {"answer", "paraphrased_answer"}
+            forms.add(tuple(told))
+    assert len(forms) == 6 * 2**3, "every order and every wording occurs"
+    assert data.mini_muse(7) == muse and data.mini_muse(8)["forget"] != muse["forget"]
+
+
+def test_a_passage_is_labelled_from_its_first_word_to_its_end():
+    muse = data.mini_muse(7, authors=4)
+    tokenizer, text = word_tokenizer(muse), muse["forget"][0]["passage"]
+    batch = collate(encode_gold(tokenizer, muse["forget"][:1]))
+    assert batch.tokens[0, 0] == tokenizer.eot_token
+    assert tokenizer.decode(batch.labels.tolist()) == " " + text + END
+    assert batch.positions.tolist() == list(range(len(batch.labels)))
+    assert len(batch.labels) == len(re.findall(data.PIECES, " " + text)) + 1, "a word is one token"
+    longest = max(len(e.tokens) for rows in muse.values() for e in encode_gold(tokenizer, rows))
+    assert data.longest_row(tokenizer, muse)[0] == longest
+
+
+def write_text(folder, questions=True):
+    """A folder of one's own text: two passages to retain, one to forget, one to hold out."""
+    for part, text in {"retain": "Ann keeps bees\n in Lima.\n \n\nBob bakes bread.\n",
+                       "forget": "\ufeffEve picks locks.", "holdout": "\nZoe sails ships."}.items():
+        (folder / f"{part}.txt").write_text(text, encoding="utf-8")
+        if questions and part != "holdout":
+            (folder / f"{part}_questions.json").write_text(
+                '{"question": "Who?", "answer": "She.", "perturbed_answer": "not a list"}\n')
+    return folder
+
+
+def test_text_of_ones_own_is_cut_at_blank_lines(tmp_path):
+    texts = {part: [{"passage": p} for p in some] for part, some in {
+        "retain": ["Ann keeps bees in Lima.", "Bob bakes bread."],
+        "forget": ["Eve picks locks."], "holdout": ["Zoe sails ships."]}.items()}
+    assert data.load(str(write_text(tmp_path, False)), 0, "forget10", 200) == texts
+    who = [{"question": "Who?", "answer": "She."}]
+    assert data.load_text(str(write_text(tmp_path))) == {
+        **texts, "retain_questions": who, "forget_questions": who}
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("retain.txt", None, "retain.txt: cannot be read as UTF-8 text"),
+    ("forget.txt", None, "forget.txt: cannot be read as UTF-8 text"),
+    ("holdout.txt", b" \n\n", "holdout.txt: no passages"),
+    ("holdout.txt", b"caf\xe9", "holdout.txt: cannot be read as UTF-8 text"),
+    ("holdout.txt", b"a b\n\n- ? -\n", "holdout.txt, passage 2: '- . -' has not two words"),
+    ("holdout.txt", b"Eve picks\nlocks.", "holdout.txt, passage 1: 'Eve picks locks.' is in .*"
+                                          "forget.txt too"),
+    ("retain_questions.json", None, "retain_questions.json: cannot be read"),
+    ("forget_questions.json", None, "forget_questions.json: cannot be read"),
+    ("forget_questions.json", b"", "forget_questions.json: no rows"),
+    ("forget_questions.json", b'{"question": "q"}', "forget_questions.json, line 1: field 'ans"),
+])
+def test_text_that_cannot_be_used_is_named(tmp_path, name, content, message):
+    path = write_text(tmp_path) / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        data.load(str(tmp_path), 0, "forget10", 200)
+
+
 # ---- tokens
 
 @pytest.mark.parametrize("text", [
@@ -87,6 +162,15 @@ def test_a_word_of_the_data_is_one_token_and_the_end_is_its_own(mini):
         [1, 1, 1, 9]
     assert tokenizer.eot_token == tokenizer.n_vocab - 1
     assert tokenizer.eot_token not in tokenizer.encode_ordinary(END)
+
+
+def test_a_paraphrased_question_asks_the_same_in_words_that_are_known(mini):
+    rows, tokenizer = mini
+    for part in ("retain", "forget", "holdout"):
+        for row in rows[part]:
+            text = row["paraphrased_question"] + "\n"
+            assert text != row["question"] + "\n" and names([{"question": text}]) == names([row])
+            assert len(tokenizer.encode_ordinary(text)) == len(re.findall(data.PIECES, text))
 
 
 def test_only_the_answer_and_its_end_are_labelled(mini):
@@ -188,7 +272,7 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path, name, line, text, mess
 
 def test_missing_and_empty_files_and_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="--data .*nowhere: no such folder"):
-        data.load_tofu(str(tmp_path / "nowhere"))
+        data.load(str(tmp_path / "nowhere"), 0, "forget10", 10)
     write_tofu(tmp_path)
     (tmp_path / "forget10_perturbed.json").write_text("")
     with pytest.raises(ValueError, match="forget10_perturbed.json: no rows"):

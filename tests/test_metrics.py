@@ -10,7 +10,9 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
+import data
 import metrics
 
 pytestmark = pytest.mark.filterwarnings("error")  # an overflow is a failure, not a warning
@@ -211,6 +213,59 @@ def test_privleak_is_minus_100_before_unlearning_and_positive_when_overdone():
 def test_extraction_strength_counts_from_the_end_exact_memorisation_all(hits, strength, exact):
     assert metrics.extraction_strength(hits) == pytest.approx(strength)
     assert metrics.exact_memorisation(np.array(hits, dtype=bool)) == pytest.approx(exact)
+
+
+# ---- passages -----------------------------------------------------------------------------------
+
+class Parrot:
+    """A model that goes on as `text` (token ids) does; with text None, that says nothing."""
+    def __init__(self, text):
+        self.text = text
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def __call__(self, batch):
+        return torch.arange(len(batch.labels)) / 10.0
+
+    def generate(self, prompts, max_new, stop):
+        self.prompts = prompts
+        if self.text is None:
+            return [[] for _ in prompts]
+        return [(self.text[len(p):] + p[1:] + p[1:])[:max_new] for p in prompts]
+
+
+def test_verbmem_is_the_rouge_of_the_second_half_given_the_first():
+    rows = [{"passage": "Ann keeps bees in Lima."},
+            {"passage": "Ann keeps bees in Lima and makes jam."}]
+    tokenizer = data.word_tokenizer({"forget": rows})
+    short, long = (e.tokens for e in data.encode_gold(tokenizer, rows))
+    model = Parrot(long)
+    m = metrics.measure(model, tokenizer, rows)
+    assert model.prompts == [short[:4], long[:5]], "end of text, and half of 6 or 9 tokens"
+    assert (m["prompts"], m["gold"]) == (["Ann keeps bees", "Ann keeps bees in"],
+                                         ["in Lima.", "Lima and makes jam."])
+    assert m["answers"] == ["in Lima and", "Lima and makes jam."], "no longer than the true one"
+    assert m["verbmem"] == pytest.approx(100 * (0.8 + 1) / 2)      # F1 of 2 of 3 and 2 of 2 words
+    assert m["loss"] == pytest.approx([0.3, 1.15]) and "rouge" not in m
+    assert m["min_k"] == pytest.approx([0.45, 1.4]), "the worst 40% of the labels, the end left out"
+    assert metrics.measure(Parrot(None), tokenizer, rows)["verbmem"] == 0
+
+
+def test_a_summary_holds_what_the_data_define():
+    """KnowMem is the F1 of answers to questions: recall would be 1 for the babbling one."""
+    passages = lambda loss: {"loss": np.array([loss, loss]), "min_k": np.array([loss, loss]),
+                             "verbmem": 70.0}
+    asked = {"answers": ["Lima and so on and on", "Oslo"], "gold": ["Lima", "Oslo"]}
+    measured = {"forget": passages(1.0), "retain": passages(0.5), "holdout": passages(2.0),
+                "forget_questions": asked, "retain_questions": {**asked, "answers": ["", "Oslo"]}}
+    retrained = {**measured, "forget": passages(2.0)}
+    out = metrics.summary(measured, retrained)
+    assert out == pytest.approx({
+        "forget_loss": 1, "forget_prob": math.exp(-1), "forget_verbmem": 70,
+        "forget_knowmem": 100 * (2 / 7 + 1) / 2, "retain_loss": 0.5,
+        "retain_prob": math.exp(-0.5), "retain_verbmem": 70, "retain_knowmem": 50,
+        "holdout_loss": 2, "membership_auc": 1, "privleak": -100})
 
 
 # ---- errors -------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ import torch
 import metrics
 import ngdiff
 import train
-from test_data import write_tofu
+from data import encode_gold
+from test_data import write_text, write_tofu
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ("--tiny --authors 16 --epochs 40 --n_embd 32 --n_head 2 --steps 12 "
@@ -129,6 +130,48 @@ def test_real_tofus_layout_runs_with_the_sets_that_it_has(cache, tmp_path):
     assert code == 0
     assert set(results["models"]["ngdiff"]) == SUMMARY | {
         "real_authors_prob", "real_authors_rouge", "real_authors_truth_ratio"}
+
+
+MUSE = {f"{part}_{k}" for part in ("forget", "retain") for k in ("loss", "prob", "verbmem")} | {
+    "holdout_loss", "membership_auc", "privleak"}
+KNOWMEM = {"forget_knowmem", "retain_knowmem"}
+TINIEST = "--epochs 1 --n_embd 16 --n_head 2 --steps 2".split()
+
+
+def test_muse_questions_on_forgotten_passages_are_learned_and_in_no_unlearning_batch(
+        cache, tmp_path, monkeypatch, capsys):
+    unlearned, batches = {}, train.task_batches
+    monkeypatch.setattr(train, "task_batches", lambda model, target, sets, *rest: (
+        unlearned.update(sets) or batches(model, target, sets, *rest)))
+    base = ["--data", "muse", "--authors", "10", *TINIEST]
+    code, results = go(cache, tmp_path, base=base)
+    assert code == 0 and "[forget_questions] " in capsys.readouterr().out
+    keys = set(results["models"]["ngdiff"]) | {"privleak"}   # of one passage it may divide by 0
+    assert keys == MUSE | KNOWMEM | {"world_prob", "world_rouge", "world_truth_ratio"}
+    assert train.parse(["--data", "muse"]) == train.parse(["--data", "muse", "--tiny"])
+    run = train.prepare(train.parse([*base, "--cache", str(cache), "--out", str(tmp_path)]))
+    rows = {part: encode_gold(run.tokenizer, some) for part, some in run.data.items()}
+    all_of = lambda *parts: sorted(e for part in parts for e in rows[part])
+    learned = {title: sorted(examples) for title, (_, examples, *_) in run.models.items()}
+    assert learned["retrain"] == all_of("retain", "retain_questions", "world")
+    assert learned["target"] == sorted(
+        learned["retrain"] + all_of("forget", "forget_questions"))
+    assert unlearned["forget"] == rows["forget"]
+    assert sorted(unlearned["retain"]) == all_of("retain", "retain_questions")
+
+
+@pytest.mark.parametrize("questions", [False, True])
+def test_text_of_ones_own_runs_with_or_without_questions(cache, tmp_path, capsys, questions):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    base = ["--data", str(write_text(folder, questions)), *TINIEST]
+    code, results = go(cache, tmp_path / "out", "--stop", "holdout", base=base)
+    keys = set(results["models"]["ngdiff"]) | {"privleak"}
+    assert code == 0 and keys == MUSE | (KNOWMEM if questions else set())
+    for flags in (["--authors", "9"], ["--forget", "forget05"]):
+        assert f"{flags[0]}: {folder} holds text of your own" in refused(capsys, base + flags)
+    assert re.search("--block_size 4: .* row [0-9] is [0-9]+ tokens long",
+                     refused(capsys, base + ["--block_size", "4"]))
 
 
 # ---- a run that is interrupted
