@@ -11,7 +11,6 @@ that is faster than one run with all threads, and it gives the same numbers on a
 """
 import contextlib
 import copy
-import functools
 import json
 import math
 import multiprocessing
@@ -148,57 +147,67 @@ def both_models(config):
             for title, m in models.items()}
 
 
-def one_run(config, look=0, enough=None):
-    """One unlearning run from the cached models, in a process of its own: a dict of its path, its
-    final measures, those at the step where the holdout stop would have ended it, and more.
+def one_run(config, enough=None, fixed=0):
+    """One unlearning run from the cached models, in a process of its own, and what it came to.
 
-    look: every so many steps look at the model, and give up where its utility is below 0.1; 0:
-    measure at the end alone. enough: end at this forget ROUGE, and measure nothing more.
+    enough: the retrained model's forget ROUGE. With it the run is looked at every LOOK steps, and
+    ends where it is reached and the holdout stop too, after `fixed` steps at the earliest; or
+    where a tenth of the utility is left. Measured in full (only if `fixed`: without it a learning rate
+    is being chosen) are that first point of equal forgetting or else the end, the step `fixed` and
+    the holdout stop. Without `enough` it is train.py's run, measured at its end.
     """
     torch.set_num_threads(1)
     run, t0 = train.prepare(config), time.time()
     (target, *_, cached, _), (retrain, *_) = run.models["target"], run.models["retrain"]
     if not cached:
         raise ValueError("the files of this project changed during the command: start it again")
-    state, path, final, holdout, looking = train.fresh_state(config, target), [], None, None, 0.0
+    of = lambda m, parts: metrics.evaluate(m, run.tokenizer, {p: run.data[p] for p in parts})
+    unseen = of(retrain, ("forget", "holdout"))
 
-    def measured(parts):
-        """The summary on these parts, with the retrained model's forget rows for comparison."""
-        of = lambda m, some: metrics.evaluate(m, run.tokenizer, {p: run.data[p] for p in some})
-        return metrics.summary(of(model, parts), of(retrain, ("forget", "holdout")))
+    def measured(*parts):
+        full = fixed or enough is None
+        return {"steps": state["step"], **(metrics.summary(of(model, parts), unseen) if full else {})}
+
+    state, out, looking = train.fresh_state(config, target), {}, time.time() - t0
+    path = out["path"] = []
     try:
         for model in train.unlearn(target, config, run.sets, state):
-            t1 = time.time()
-            if look and state["step"] % look == 0:
-                path.append({"step": state["step"], **quick(model, run)})
-                if path[-1]["utility"] < 0.1 or path[-1]["forget_rouge"] <= (enough or -1):
-                    state["stopped"] = f"at step {state['step']}: utility or forget ROUGE reached"
-                    break
-            if look and not enough and not holdout and state["log"] and train.holdout_reached(
-                    model, config, run.sets, state, {**state["log"][-1], "step": state["step"]}):
-                holdout = {"steps": state["step"], **measured(("forget", "holdout"))}
+            if enough is None:
+                continue
+            t1, step = time.time(), state["step"]
+            if step % LOOK == 0:
+                path.append({"step": step, **quick(model, run)})
+                if path[-1]["forget_rouge"] <= enough and "final" not in out:
+                    out["final"] = measured(*run.data)
+            if "holdout" not in out and train.holdout_reached(
+                    model, config, run.sets, state, {"step": step, "loss_forget": math.inf}):
+                out["holdout"] = measured("forget", "holdout")
+            if step == fixed and fixed:
+                out["fixed"] = measured("forget", "holdout")
             looking += time.time() - t1
+            destroyed = path[-1]["utility"] < 0.1 * path[0]["utility"]
+            if destroyed or {"final", "holdout"} <= out.keys() and step >= fixed:
+                break
         seconds = time.time() - t0 - looking
-        if not enough:
-            final = measured(run.data)
+        out = {"final": measured(*run.data), "fixed": measured("forget", "holdout"), **out}
     except (FloatingPointError, ValueError) as e:       # unlearning, or measuring, ran away
-        state["stopped"], seconds = f"ran away: {e}", time.time() - t0 - looking
-    return {"path": path, "final": final, "holdout": holdout, "steps": state["step"],
-            "stopped": state["stopped"], "lr": state["lr"], "seconds": seconds,
-            "fits": sum(row.get("fits", 0) for row in state["log"])}
+        seconds, out["ran away"] = time.time() - t0 - looking, str(e)
+    return {"final": None, "holdout": None, "fixed": None, **out, "steps": state["step"],
+            "lr": state["lr"], "fits": sum(row.get("fits", 0) for row in state["log"]),
+            "seconds": seconds}
 
 
-def run_all(title, function, configs):
-    """[function(config), ...], a process a core; one line of progress a tenth, with the time left."""
-    gpu = configs[0].device == "cuda"
-    workers = 1 if gpu else min(len(configs), os.cpu_count())
-    progress, done, out = train.Progress(title, 0, len(configs)), 0, [None] * len(configs)
+def run_all(title, function, jobs):
+    """[function(*job), ...], a process a core; one line of progress a tenth, with the time left.
+    A job's first argument is a Config."""
+    workers = 1 if jobs[0][0].device == "cuda" else min(len(jobs), os.cpu_count())
+    progress, done, out = train.Progress(title, 0, len(jobs)), 0, [None] * len(jobs)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(function, config): i for i, config in enumerate(configs)}
+        futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
         for future in as_completed(futures):
             out[futures[future]] = future.result()
             done += 1
-            if done % max(1, len(configs) // 10) == 0:
+            if done % max(1, len(jobs) // 10) == 0:
                 progress.line(done, "runs")
     return out
 
@@ -206,7 +215,7 @@ def run_all(title, function, configs):
 # --------------------------------------------------------------------------- the comparison
 
 TUNING_SEED = 100       # baselines take their learning rate from here; it is never reported
-LOOK = 3                # steps between two looks at a run on its way
+LOOK = 4                # steps between two looks at a run on its way
 ADAM_GRID = (1e-4, 3e-4, 1e-3)
 VARIANTS = {            # name: (flags, learning rates that SGD may choose from)
     "ngdiff, AutoLR": (dict(method="ngdiff", autolr=True), None),
@@ -228,6 +237,11 @@ def on_path(result):
     forget ROUGE and 1 the retrained model's, or below; utility is relative to the target's."""
     first = result["path"][0]
     room = first["forget_rouge"] - result["retrain"]["forget_rouge"]
+    if room <= 0:
+        raise FloatingPointError(
+            f"forget ROUGE {first['forget_rouge']:.3f} of the target model, which learned the forget "
+            f"rows, and {result['retrain']['forget_rouge']:.3f} of the retrained one, which did not: "
+            "there is nothing to forget; try more --epochs")
     return ([(first["forget_rouge"] - p["forget_rouge"]) / room for p in result["path"]],
             [p["utility"] / first["utility"] for p in result["path"]])
 
@@ -237,8 +251,8 @@ def area(result):
 
 
 def in_region(m):
-    """The aim: nothing of the retained lost, and no more known of the forgotten than by the
-    retrained model."""
+    """The aim: next to nothing of the retained lost, and no more known of the forgotten than the
+    retrained model does."""
     return m["final"] is not None and m["final"]["retain_rouge"] >= 0.97 and \
         m["final"]["forget_rouge"] <= m["retrain"]["forget_rouge"]
 
@@ -246,43 +260,53 @@ def in_region(m):
 def compare(config):
     """Every method with SGD and with Adam from the same target models, over seeds 0, 1, ...
 
-    A baseline runs at the best (largest area) of its three learning rates on TUNING_SEED, NGDiff
-    with AutoLR starts from whatever --lr says. Writes table.txt, compare.json, tradeoff.png.
+    A baseline runs at the best (by area) of its learning rates on TUNING_SEED; NGDiff with AutoLR
+    starts from whatever --lr says. Writes table.txt, compare.json, tradeoff.png.
     """
     train.start_folder(config)
-    seeds, t0 = range(config.seeds), time.time()
+    seeds, t0 = list(range(config.seeds)), time.time()
     config = replace(config, stop="steps", autolr=False)
-    every = (TUNING_SEED, *seeds)
-    both = dict(zip(every, run_all("models", both_models, [replace(config, seed=s) for s in every])))
-    names = [(name, optimizer) for name in VARIANTS for optimizer in ("sgd", "adam")]
-    flags = lambda name, optimizer: replace(config, optimizer=optimizer, **VARIANTS[name][0])
-    grids = {(name, optimizer): (config.lr,) if VARIANTS[name][1] is None else ADAM_GRID[:1]
-             if name == "retain" and optimizer == "adam" else VARIANTS[name][1]
-             if optimizer == "sgd" else ADAM_GRID for name, optimizer in names}
-    trials = [(key, lr) for key in names for lr in grids[key] if len(grids[key]) > 1]
-    forgotten = both[TUNING_SEED]["retrain"]["forget_rouge"]
-    tried = run_all("rates", functools.partial(one_run, look=LOOK, enough=forgotten),
-                    [replace(flags(*key), lr=lr, seed=TUNING_SEED) for key, lr in trials])
-    areas = {trial: area(r | both[TUNING_SEED]) for trial, r in zip(trials, tried)}
-    best = {key: max(grids[key], key=lambda lr: areas.get((key, lr), 0)) for key in names}
-    runs = [(key, seed) for key in names for seed in seeds]
-    done = run_all("compare", functools.partial(one_run, look=LOOK),
-                   [replace(flags(*key), lr=best[key], seed=seed) for key, seed in runs])
-    results = {key: [r | both[seed] for (k, seed), r in zip(runs, done) if k == key]
-               for key in names}
-    ranked = sorted(names, key=lambda key: -np.mean([area(r) for r in results[key]]))
-    text = "\n\n".join([comparison_table(ranked, results, best, grids), stops_table(ranked, results),
-                        f"{len(trials)} runs to choose learning rates on seed {TUNING_SEED}, "
-                        f"{len(runs)} runs reported, {time.time() - t0:.0f} s"])
+    every = [replace(config, seed=seed) for seed in (TUNING_SEED, *seeds)]
+    both = dict(zip([c.seed for c in every], run_all("models", both_models, [(c,) for c in every])))
+    entries = choose_rates(config, both[TUNING_SEED])
+    jobs = [(replace(e["config"], seed=seed), both[seed]["retrain"]["forget_rouge"], e["fixed"])
+            for e in entries for seed in seeds]
+    done = iter(run_all("compare", one_run, jobs))
+    for e in entries:
+        e["runs"] = [next(done) | both[seed] for seed in seeds]
+        e["areas"] = [area(r) for r in e["runs"]]
+    entries.sort(key=lambda e: -np.mean(e["areas"]))
+    text = (f"{comparison_table(entries)}\n\n{stops_table(entries)}\n\n"
+            f"{sum(len(e['rates']) for e in entries)} runs on seed {TUNING_SEED}, {len(jobs)} runs "
+            f"reported, {time.time() - t0:.0f} s")
     print("\n" + text)
-    write = lambda name, text: train.write_text(os.path.join(config.out, name), text)
-    write("table.txt", text + "\n")
-    write("compare.json", json.dumps([{"method": key[0], "optimizer": key[1], "lr": best[key],
-                                       "rates": {lr: areas.get((key, lr)) for lr in grids[key]},
-                                       "areas": [area(r) for r in results[key]],
-                                       "seeds": results[key]} for key in ranked], indent=1))
-    draw_tradeoff(os.path.join(config.out, "tradeoff.png"), ranked, results)
+    train.write_text(os.path.join(config.out, "table.txt"), text + "\n")
+    train.write_text(os.path.join(config.out, "compare.json"), json.dumps(
+        [{**e, "config": asdict(e["config"])} for e in entries], indent=1))
+    draw_tradeoff(os.path.join(config.out, "tradeoff.png"), entries)
     print(f"\nwritten to {config.out}: config.json, table.txt, compare.json, tradeoff.png")
+
+
+def choose_rates(config, both):
+    """Run every variant at each of its learning rates on TUNING_SEED: a list of dicts, one a
+    variant, with the `config` to run, the areas of its `rates`, and as `fixed` number of steps
+    those after which the holdout stop ended the best of these runs."""
+    entries, jobs = [], []
+    for name, (flags, sgd) in VARIANTS.items():
+        for optimizer, grid in (("sgd", sgd), ("adam", sgd and ADAM_GRID[:len(sgd)])):
+            e = {"method": name, "optimizer": optimizer, "rates": dict.fromkeys(grid or [config.lr])}
+            e["config"] = replace(config, optimizer=optimizer, **flags)
+            entries.append(e)
+            jobs += [(replace(e["config"], lr=lr, seed=TUNING_SEED), both["retrain"]["forget_rouge"])
+                     for lr in e["rates"]]
+    done = iter(run_all("rates", one_run, jobs))
+    for e in entries:
+        runs = {lr: next(done) | both for lr in e["rates"]}
+        e["rates"] = {lr: area(run) for lr, run in runs.items()}
+        best = max(runs, key=e["rates"].get)
+        e["config"] = replace(e["config"], lr=best)
+        e["fixed"] = runs[best]["holdout"]["steps"] if runs[best]["holdout"] else config.steps
+    return entries
 
 
 def spread(values, digits=3):
@@ -294,67 +318,67 @@ def spread(values, digits=3):
     return f"{np.mean(values):.{digits}f}±{deviation:.{digits}f}"
 
 
-def comparison_table(ranked, results, best, grids):
-    """One line a method, best area first; measured at the end of each run with the full metrics."""
-    n = len(results[ranked[0]])
-    areas = np.array([[area(r) for r in results[key]] for key in ranked])
-    header = (f"{'method':15} {'opt':4} {'lr':>7} {'tried':>5} {'area':>12} {'first':>5} "
-              f"{'at equal':>12} {'region':>6} {'forget ROUGE':>12} {'retain ROUGE':>12} "
-              f"{'utility':>12} {'log10 quality':>13} {'AUC':>12} {'s':>9}")
-    lines = [header]
-    for i, key in enumerate(ranked):
-        final = lambda k: [r["final"] and r["final"][k] for r in results[key]]
-        equal = [max([u for f, u in zip(*on_path(r)) if f >= 1], default=0.0) for r in results[key]]
-        lines.append(
-            f"{key[0]:15} {key[1]:4} {best[key] if VARIANTS[key[0]][1] else 'fitted':>7} "
-            f"{len(grids[key]) if len(grids[key]) > 1 else 0:5} {spread(areas[i]):>12} "
-            f"{np.sum(areas[i] == areas.max(0)):3}/{n} {spread(equal):>12} "
-            f"{sum(map(in_region, results[key])):4}/{n} {spread(final('forget_rouge')):>12} "
-            f"{spread(final('retain_rouge')):>12} {spread(final('model_utility')):>12} "
-            f"{spread(final('log10_forget_quality'), 2):>13} {spread(final('membership_auc')):>12} "
-            f"{spread([r['seconds'] for r in results[key]], 1):>9}")
+def comparison_table(entries):
+    """One line a method, best area first. From `region` on: the full metrics at the first look at
+    which the forget ROUGE is the retrained model's, or at the end of the run."""
+    n = len(entries[0]["runs"])
+    areas = np.array([e["areas"] for e in entries])
+    lines = [f"{'method':15} {'opt':4} {'lr':>7} {'rates':>5} {'area':>12} {'first':>5} {'region':>6} "
+             f"{'steps':>10} {'forget ROUGE':>12} {'retain ROUGE':>12} {'utility':>12} "
+             f"{'log10 quality':>13} {'AUC':>12} {'s':>9}"]
+    keys = ("forget_rouge", "retain_rouge", "model_utility", "log10_forget_quality",
+            "membership_auc")
+
+    def measures(models):
+        cells = [spread([m and m[k] for m in models], 2 if "log10" in k else 3) for k in keys]
+        return "{:>12} {:>12} {:>12} {:>13} {:>12}".format(*cells)
+    for e, own in zip(entries, areas):
+        final = [r["final"] for r in e["runs"]]
+        fitted = e["config"].autolr
+        lines.append(f"{e['method']:15} {e['optimizer']:4} {'fitted' if fitted else e['config'].lr:>7}"
+                     f" {0 if fitted else len(e['rates']):5} {spread(own):>12} "
+                     f"{np.sum(own == areas.max(0)):3}/{n} {sum(map(in_region, e['runs'])):4}/{n} "
+                     f"{spread([m and m['steps'] for m in final], 1):>10} {measures(final)} "
+                     f"{spread([r['seconds'] for r in e['runs']], 1):>9}")
     for title in ("target", "retrain"):
-        m = lambda k: [r[title][k] for r in results[ranked[0]]]
-        lines.append(f"{title:15} {'':62} {spread(m('forget_rouge')):>12} "
-                     f"{spread(m('retain_rouge')):>12} {spread(m('model_utility')):>12} "
-                     f"{spread(m('log10_forget_quality'), 2):>13} {spread(m('membership_auc')):>12}")
+        lines.append(f"{title:70} {measures([r[title] for r in entries[0]['runs']])}")
     return "\n".join(lines)
 
 
-def stops_table(ranked, results):
-    """How far from the retrained model a run ends: after its fixed steps, and at the holdout
+def stops_table(entries):
+    """How far from the retrained model a run is after a fixed number of steps and at the holdout
     stop, where it got there."""
-    def distance(r, m):
-        return abs(m["membership_auc"] - r["retrain"]["membership_auc"]), -m["log10_forget_quality"]
-
-    lines = [f"{'from retrained':20} {'|AUC difference|':>28} {'-log10 forget quality':>28} "
-             f"{'step of the holdout stop':>25}\n{'':20} " + f"{'fixed steps':>14}{'holdout':>14} " * 2]
-    for key in ranked:
+    lines = [f"{'distance from the':20} {'|AUC difference|':>28} {'-log10 forget quality':>28}   steps",
+             f"{'retrained model':20} " + f"{'fixed':>14}{'holdout':>14} " * 2
+             + f"{'fixed':>7} {'holdout':>13} {'stopped':>7}"]
+    for e in entries:
         cells = []
-        for i in (0, 1):
-            for when in ("final", "holdout"):
-                cells.append(spread([distance(r, r[when])[i] for r in results[key] if r[when]]))
-        steps = [r["holdout"]["steps"] for r in results[key] if r["holdout"]]
-        lines.append(f"{key[0]:15} {key[1]:4} {cells[0]:>14}{cells[1]:>14} {cells[2]:>14}"
-                     f"{cells[3]:>14} {spread(steps, 1):>14} {len(steps)}/{len(results[key])}")
+        for distance in (lambda r, m: abs(m["membership_auc"] - r["retrain"]["membership_auc"]),
+                         lambda r, m: -m["log10_forget_quality"]):
+            for when in ("fixed", "holdout"):
+                cells.append(spread([distance(r, r[when]) for r in e["runs"] if r[when]]))
+        steps = [r["holdout"]["steps"] for r in e["runs"] if r["holdout"]]
+        lines.append("{:15} {:4} {:>14}{:>14} {:>14}{:>14} {:7} {:>13} {:5}/{}".format(
+            e["method"], e["optimizer"], *cells, e["fixed"], spread(steps, 1), len(steps),
+            len(e["runs"])))
     return "\n".join(lines)
 
 
-def draw_tradeoff(path, ranked, results):
+def draw_tradeoff(path, entries):
     """tradeoff.png: utility against forgetting along every run, the target's and the retrained
     model's points; to the upper right is better, beyond 1 is over-forgotten."""
     fig = Figure(figsize=(11, 4.6), layout="constrained")
     for ax, optimizer in zip(fig.subplots(1, 2, sharey=True), ("sgd", "adam")):
-        names = [name for name in VARIANTS if (name, optimizer) in ranked]
-        for i, name in enumerate(names):
-            for j, r in enumerate(results[name, optimizer]):
+        for i, name in enumerate(VARIANTS):
+            runs = [r for e in entries for r in e["runs"]
+                    if (e["method"], e["optimizer"]) == (name, optimizer)]
+            for j, r in enumerate(runs):
                 ours = name.startswith("ngdiff")
                 ax.plot(*on_path(r), color="black" if i == 0 else f"C{i - 1}", alpha=0.8,
                         lw=2 if ours else 1, zorder=3 if ours else 2, label=None if j else name)
-        r = results[names[0], optimizer]
         ax.plot(0, 1, "s", color="black", ms=8, zorder=4, label="target")
-        ax.plot([1] * len(r), [x["retrain"]["utility"] / x["path"][0]["utility"] for x in r], "*",
-                color="gold", mec="black", ms=12, zorder=4, label="retrained")
+        ax.plot([1] * len(runs), [r["retrain"]["utility"] / r["path"][0]["utility"] for r in runs],
+                "*", color="gold", mec="black", ms=12, zorder=4, label="retrained")
         ax.axvline(1, color="tab:gray", ls=":", lw=1)
         ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], xlim=(-0.05, 2.05), ylim=(0, 1.05),
                xlabel="forgetting: 0 as the target, 1 as the retrained model (by forget ROUGE)")
@@ -380,7 +404,7 @@ def ablate(config):
     run; written to table.txt and ablate.json."""
     train.start_folder(config)
     changes = ABLATIONS[config.ablate]
-    configs = [replace(config, **change) for change in changes]
+    configs = [(replace(config, **change),) for change in changes]
     own = config.ablate in ("forget", "size")            # these train models of their own
     both = run_all("models", both_models, configs if own else configs[:1])
     done = run_all("ablate", one_run, configs)

@@ -241,6 +241,131 @@ def test_a_fresh_run_sweeps_away_what_an_earlier_one_left(plain, cache, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
 
 
+# ---- more than one process, bfloat16, published weights, too little memory
+
+def test_two_processes_take_the_single_ones_steps(tmp_path):
+    """Training, both gradients, AutoLR's losses and the holdout stop, summed over gloo."""
+    flags = "--tiny --authors 16 --epochs 2 --n_embd 32 --n_head 2 --stop holdout --steps 12".split()
+    flags += ["--cache", str(tmp_path / "cache"), "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    runs = [subprocess.Popen([*command, "train.py", *flags, str(tmp_path / out)], cwd=ROOT,
+                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+            for command, out in (([sys.executable], "1"), ([*torchrun, "2"], "2"))]
+    said = [run.communicate(timeout=120)[0].decode() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert said[0].count("stopped") == said[1].count("stopped") == 1, "the first process alone speaks"
+    one, two = (list(csv.DictReader((tmp_path / out / "log.csv").open())) for out in "12")
+    assert len(one) == len(two) > 2
+    for a, b in zip(one, two):
+        for key in set(train.LOG_COLUMNS) - {"status"}:
+            assert (a[key] == b[key] == "") or float(b[key]) == pytest.approx(
+                float(a[key]), rel=1e-4, abs=1e-6), (a["step"], key)
+    assert sorted(p.name for p in (tmp_path / "2").iterdir()) == sorted(train.OUTPUTS[:-2])
+
+
+def test_each_process_gets_its_share_and_all_add_up(monkeypatch, plain, cache, tmp_path):
+    """Unequal shares too: the parts of 3 processes add up to the batch's loss."""
+    run = train.prepare(train.parse([*SMALL, "--cache", str(cache), "--out", str(tmp_path)]))
+    model, rows = run.models["target"][0], run.sets["forget"]
+    whole = ngdiff.loss_only(train.loss_parts(model, rows, run.config))
+    losses = []
+    for rank in range(3):
+        monkeypatch.setattr(train, "processes", lambda: (rank, 3))
+        losses.append(ngdiff.loss_only(train.loss_parts(model, rows, run.config)))
+    assert sum(losses) == pytest.approx(whole, rel=1e-6) and min(losses) > 0
+    monkeypatch.setattr(train, "processes", lambda: (1, 3))
+    train.write_text(tmp_path / "file", "by the second process")
+    assert not (tmp_path / "file").exists()
+
+
+def test_more_processes_than_rows_are_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(train, "processes", lambda: (0, 50))
+    assert "50 processes, but a batch, or a set, of fewer rows" in refused(
+        capsys, [*SMALL, "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "o")])
+
+
+def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(cache, tmp_path):
+    """A small step's change of the loss drowns in bfloat16; the parts' exact form resolves it."""
+    run = train.prepare(train.parse([*SMALL, "--dtype", "bfloat16", "--cache", str(cache),
+                                     "--out", str(tmp_path)]))
+    model, rows = run.models["target"][0], run.sets["retain"][:8]
+    params = list(model.parameters())
+    parts = train.loss_parts(model, rows, run.config)
+    exact = [lambda: train.exact_loss(parts)]
+    loss, grad = ngdiff.loss_and_grad(parts, params)
+    assert all(g.dtype == torch.float32 for g in grad)
+    assert float(loss) != ngdiff.loss_only(exact), "the passes are in bfloat16"
+    _, true = ngdiff.loss_and_grad(train.loss_parts(model, rows, train.Config(device="cpu")), params)
+    slope = sum(float((g * g).sum()) for g in true)
+
+    def error(parts, lr):
+        minus, plus = ngdiff.probe(parts, params, true, lr)
+        return abs(ngdiff.parabola(minus, 0, plus, lr)[0] / slope - 1)
+    assert error(exact, 1e-5) < 1e-2 < 0.1 < error(parts, 1e-5)
+
+
+def test_a_bfloat16_run_comes_near_the_float32_one(plain, cache, tmp_path):
+    code, results = go(cache, tmp_path, "--dtype", "bfloat16")
+    assert code == 0
+    for key in ("retain_loss", "forget_loss", "holdout_loss"):
+        assert results["models"]["ngdiff"][key] == pytest.approx(
+            plain[1]["models"]["ngdiff"][key], rel=0.2), key
+
+
+def published(path, vocab_size, n_positions=64):
+    """A file of random weights in the published layout: 1 layer, width 64."""
+    shapes = {"wte.weight": (vocab_size, 64), "wpe.weight": (n_positions, 64)}
+    for name, n_in, n_out in (("attn.c_attn", 64, 192), ("attn.c_proj", 64, 64),
+                              ("mlp.c_fc", 64, 256), ("mlp.c_proj", 256, 64)):
+        shapes |= {f"h.0.{name}.weight": (n_in, n_out), f"h.0.{name}.bias": (n_out,)}
+    for name in ("h.0.ln_1", "h.0.ln_2", "ln_f"):
+        shapes |= {f"{name}.weight": (64,), f"{name}.bias": (64,)}
+    torch.manual_seed(0)
+    torch.save({n: 0.02 * torch.randn(shape) for n, shape in shapes.items()}, path)
+    return str(path)
+
+
+def test_published_weights_are_where_both_models_start(cache, tmp_path, capsys):
+    base = ("--tiny", "--authors", "16", "--steps", "2", "--epochs", "1e-9", "--train_lr", "1e-9")
+    run = train.prepare(train.parse(base))
+    V = run.tokenizer.n_vocab
+    flags = [*base, "--init", published(tmp_path / "gpt2.bin", V)]
+    code, results = go(cache, tmp_path / "out", base=flags)
+    assert code == 0 and results["models"]["target"]["retain_loss"] == pytest.approx(
+        math.log(V), rel=0.05)
+    saved = torch.load(tmp_path / "gpt2.bin")
+    run = train.prepare(train.parse([*flags, "--cache", str(cache)]))
+    for title in ("target", "retrain"):
+        model, _, path, cached, _ = run.models[title]
+        assert cached and torch.allclose(model.transformer.wte.weight, saved["wte.weight"], atol=1e-6)
+    published(tmp_path / "gpt2.bin", V, 65)               # another file of the same name
+    assert not train.prepare(train.parse([*flags, "--cache", str(cache)])).models["target"][3]
+    assert re.search(rf"--init .*other.pt: a vocabulary of {V + 1} and .* has {V} .*--tokenizer gpt2",
+                     refused(capsys, [*base, "--init", published(tmp_path / "other.pt", V + 1)]))
+    assert "--n_embd: the file of --init says" in refused(capsys, [*flags, "--n_embd", "64"])
+    assert "nowhere.bin: no such file" in refused(capsys, [*base, "--init", "nowhere.bin"])
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_out_of_memory_says_which_flag_to_turn(cache, tmp_path, capsys, monkeypatch, error):
+    def fail(*args):
+        raise error
+    monkeypatch.setattr(ngdiff, "five_numbers", fail)
+    code, results = go(cache, tmp_path)
+    err = capsys.readouterr().err
+    assert code == 1 and results is None
+    assert "out of memory: " in err and "--micro_batch" in err and len(err.splitlines()) == 1
+
+
+def test_another_runtime_error_is_not_called_out_of_memory(cache, tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("something else")
+    monkeypatch.setattr(ngdiff, "five_numbers", fail)
+    with pytest.raises(RuntimeError, match="something else"):
+        go(cache, tmp_path)
+
+
 # ---- a user's mistakes
 
 def refused(capsys, argv):
@@ -277,6 +402,19 @@ def refused(capsys, argv):
     ("--tiny --lazy 5 --no-autolr", "--lazy: there is no AutoLR"),
     ("--tiny --typo 5", "unrecognized arguments: --typo"),
     ("--tiny --resume", "--resume: there is no run in "),
+    ("--tiny --seeds 3", "--seeds: only --compare runs several"),
+    ("--tiny --compare --seeds 0", "--seeds 0: must be 1 or more"),
+    ("--tiny --compare --method ga", "--compare and --method: --compare sets or has no --method"),
+    ("--tiny --compare --audit", "--compare and --audit: --compare sets or has no --audit"),
+    ("--tiny --compare --resume", "--compare and --resume: "),
+    ("--tiny --compare --ablate lr", "--compare and --ablate: "),
+    ("--tiny --ablate lr --lr 3", "--ablate and --lr: --ablate sets or has no --lr"),
+    ("--tiny --ablate steps", "argument --ablate: invalid choice"),
+    ("--tiny --ablate lazy --method ga", "--ablate lazy: there is no AutoLR to look at"),
+    ("--data muse --compare", "--data muse: --compare and --audit ask questions"),
+    ("--tiny --checkpoint -1", "--checkpoint -1.0: must be 0 or more"),
+    ("--tiny --checkpoint nan", "--checkpoint nan: must be 0 or more"),
+    ("--tiny --dtype float16", "argument --dtype: invalid choice"),
 ])
 def test_a_mistake_gets_one_clear_line_and_nothing_is_written(tmp_path, capsys, flags, message):
     argv = shlex.split(flags) + ["--out", str(tmp_path / "o"), "--cache", str(tmp_path / "c")]
