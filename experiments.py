@@ -152,9 +152,9 @@ def one_run(config, enough=None, fixed=0):
 
     enough: the retrained model's forget ROUGE. With it the run is looked at every LOOK steps, and
     ends where it is reached and the holdout stop too, after `fixed` steps at the earliest; or
-    where a tenth of the utility is left. Measured in full (only if `fixed`: without it a learning rate
-    is being chosen) are that first point of equal forgetting or else the end, the step `fixed` and
-    the holdout stop. Without `enough` it is train.py's run, measured at its end.
+    where a tenth of the utility is left. Measured in full (only if `fixed`: without it a learning
+    rate is being chosen) are that first point of equal forgetting or else the end, the step `fixed`
+    and the holdout stop. Without `enough` it is train.py's run, measured at its end.
     """
     torch.set_num_threads(1)
     run, t0 = train.prepare(config), time.time()
@@ -165,8 +165,9 @@ def one_run(config, enough=None, fixed=0):
     unseen = of(retrain, ("forget", "holdout"))
 
     def measured(*parts):
-        full = fixed or enough is None
-        return {"steps": state["step"], **(metrics.summary(of(model, parts), unseen) if full else {})}
+        if enough is not None and not fixed:
+            return {"steps": state["step"]}
+        return {"steps": state["step"], **metrics.summary(of(model, parts), unseen)}
 
     state, out, looking = train.fresh_state(config, target), {}, time.time() - t0
     path = out["path"] = []
@@ -239,9 +240,9 @@ def on_path(result):
     room = first["forget_rouge"] - result["retrain"]["forget_rouge"]
     if room <= 0:
         raise FloatingPointError(
-            f"forget ROUGE {first['forget_rouge']:.3f} of the target model, which learned the forget "
-            f"rows, and {result['retrain']['forget_rouge']:.3f} of the retrained one, which did not: "
-            "there is nothing to forget; try more --epochs")
+            f"forget ROUGE {first['forget_rouge']:.3f} of the target model, which learned the "
+            f"forget rows, and {result['retrain']['forget_rouge']:.3f} of the retrained one, which "
+            "did not: there is nothing to forget; try more --epochs")
     return ([(first["forget_rouge"] - p["forget_rouge"]) / room for p in result["path"]],
             [p["utility"] / first["utility"] for p in result["path"]])
 
@@ -261,7 +262,7 @@ def compare(config):
     """Every method with SGD and with Adam from the same target models, over seeds 0, 1, ...
 
     A baseline runs at the best (by area) of its learning rates on TUNING_SEED; NGDiff with AutoLR
-    starts from whatever --lr says. Writes table.txt, compare.json, tradeoff.png.
+    has nothing to choose. Writes table.txt, compare.json, tradeoff.png.
     """
     train.start_folder(config)
     seeds, t0 = list(range(config.seeds)), time.time()
@@ -294,11 +295,11 @@ def choose_rates(config, both):
     entries, jobs = [], []
     for name, (flags, sgd) in VARIANTS.items():
         for optimizer, grid in (("sgd", sgd), ("adam", sgd and ADAM_GRID[:len(sgd)])):
-            e = {"method": name, "optimizer": optimizer, "rates": dict.fromkeys(grid or [config.lr])}
-            e["config"] = replace(config, optimizer=optimizer, **flags)
-            entries.append(e)
-            jobs += [(replace(e["config"], lr=lr, seed=TUNING_SEED), both["retrain"]["forget_rouge"])
-                     for lr in e["rates"]]
+            chosen = replace(config, optimizer=optimizer, **flags)
+            entries.append({"method": name, "optimizer": optimizer, "config": chosen,
+                            "rates": grid or [config.lr]})
+            jobs += [(replace(chosen, lr=lr, seed=TUNING_SEED), both["retrain"]["forget_rouge"])
+                     for lr in entries[-1]["rates"]]
     done = iter(run_all("rates", one_run, jobs))
     for e in entries:
         runs = {lr: next(done) | both for lr in e["rates"]}
@@ -323,9 +324,9 @@ def comparison_table(entries):
     which the forget ROUGE is the retrained model's, or at the end of the run."""
     n = len(entries[0]["runs"])
     areas = np.array([e["areas"] for e in entries])
-    lines = [f"{'method':15} {'opt':4} {'lr':>7} {'rates':>5} {'area':>12} {'first':>5} {'region':>6} "
-             f"{'steps':>10} {'forget ROUGE':>12} {'retain ROUGE':>12} {'utility':>12} "
-             f"{'log10 quality':>13} {'AUC':>12} {'s':>9}"]
+    lines = [f"{'method':15} {'opt':4} {'lr':>7} {'rates':>5} {'area':>12} {'first':>5} "
+             f"{'region':>6} {'steps':>10} {'forget ROUGE':>12} {'retain ROUGE':>12} "
+             f"{'utility':>12} {'log10 quality':>13} {'AUC':>12} {'s':>9}"]
     keys = ("forget_rouge", "retain_rouge", "model_utility", "log10_forget_quality",
             "membership_auc")
 
@@ -333,10 +334,10 @@ def comparison_table(entries):
         cells = [spread([m and m[k] for m in models], 2 if "log10" in k else 3) for k in keys]
         return "{:>12} {:>12} {:>12} {:>13} {:>12}".format(*cells)
     for e, own in zip(entries, areas):
-        final = [r["final"] for r in e["runs"]]
-        fitted = e["config"].autolr
-        lines.append(f"{e['method']:15} {e['optimizer']:4} {'fitted' if fitted else e['config'].lr:>7}"
-                     f" {0 if fitted else len(e['rates']):5} {spread(own):>12} "
+        final, fitted = [r["final"] for r in e["runs"]], e["config"].autolr
+        lines.append(f"{e['method']:15} {e['optimizer']:4} "
+                     f"{'fitted' if fitted else e['config'].lr:>7} "
+                     f"{0 if fitted else len(e['rates']):5} {spread(own):>12} "
                      f"{np.sum(own == areas.max(0)):3}/{n} {sum(map(in_region, e['runs'])):4}/{n} "
                      f"{spread([m and m['steps'] for m in final], 1):>10} {measures(final)} "
                      f"{spread([r['seconds'] for r in e['runs']], 1):>9}")
@@ -348,7 +349,8 @@ def comparison_table(entries):
 def stops_table(entries):
     """How far from the retrained model a run is after a fixed number of steps and at the holdout
     stop, where it got there."""
-    lines = [f"{'distance from the':20} {'|AUC difference|':>28} {'-log10 forget quality':>28}   steps",
+    lines = [f"{'distance from the':20} {'|AUC difference|':>28} "
+             f"{'-log10 forget quality':>28}   steps",
              f"{'retrained model':20} " + f"{'fixed':>14}{'holdout':>14} " * 2
              + f"{'fixed':>7} {'holdout':>13} {'stopped':>7}"]
     for e in entries:
@@ -475,17 +477,17 @@ def audit_one(model, run):
     other = [e for i, e in enumerate(forget) if i % 4]
     out = {"extraction_strength": extraction(model, forget, config.device)}
     some = {part: run.data[part] for part in ("forget", "retain")}
+    rouge = lambda m, rows: float(np.mean(metrics.measure(m, tokenizer, rows)["rouge"]))
     for name, m in (("float32", model), ("8 bits", quantized(model, 8)),
                     ("4 bits", quantized(model, 4))):
         for part, rows in some.items():
             plain = [{k: row[k] for k in ("question", "answer")} for row in rows]
-            out[f"{part}_rouge {name}"] = float(np.mean(metrics.measure(m, tokenizer, plain)["rouge"]))
+            out[f"{part}_rouge {name}"] = rouge(m, plain)
     for part, rows in some.items():
         asked = [{"question": row["paraphrased_question"], "answer": row["answer"]}
                  for row in rows if "paraphrased_question" in row]
         if asked:
-            out[f"{part}_rouge paraphrased"] = float(np.mean(
-                metrics.measure(model, tokenizer, asked)["rouge"]))
+            out[f"{part}_rouge paraphrased"] = rouge(model, asked)
     curve = relearn(model, known, other, config)
     for step in (0, 10, 20, 40):
         out[f"relearn_prob {step}"] = curve[step // 2]

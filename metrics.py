@@ -187,9 +187,9 @@ def exact_memorisation(hits):
 # --------------------------------------------------------------------------- comparing methods
 
 def area_under_utility(forgetting, utility):
-    """Area under utility as a function of forgetting, 0 to 1, of the (N,) points of a run (ours; the
-    hypervolume of Zitzler and Thiele 1999 with (0, 0) as reference). forgetting: 0 = as the target
-    model, 1 = as the retrained one, what goes beyond earns nothing; utility: share of the
+    """Area under utility as a function of forgetting, 0 to 1, of the (N,) points of a run (ours;
+    the hypervolume of Zitzler and Thiele 1999 with (0, 0) as reference). forgetting: 0 = as the
+    target model, 1 = as the retrained one, what goes beyond earns nothing; utility: share of the
     target's, 1 at most. 1 = all was forgotten at no cost."""
     forgetting = np.clip(_checked("forgetting", forgetting), 0, 1)
     utility = np.clip(_checked("utility", utility, rows=len(forgetting)), 0, 1)

@@ -225,7 +225,7 @@ def probe(parts, params, d, lr):
 
 
 class Fit(NamedTuple):
-    """One fit of the parabola: where it probed, what it found, and the learning rate it proposes."""
+    """One fit of the parabola: where it probed, what it found, and the lr that it proposes."""
     status: str      # "fit", "no convexity", "no descent" or "not finite"
     probed: float    # the lr of the two probes
     slope: float     # nats per unit of lr

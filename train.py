@@ -56,7 +56,8 @@ class Config:
     tiny: bool = knob(False, "the built-in mini-TOFU and a model to match")
     data: str = knob("", "folder with TOFU's published files, or with text of your own (see "
                      "README.md); muse: the built-in authors as passages of text")
-    forget: str = knob("forget10", "share of the authors to forget", choices=tuple(data_module.SPLITS))
+    forget: str = knob("forget10", "share of the authors to forget",
+                       choices=tuple(data_module.SPLITS))
     authors: int = knob(160, "how many authors in all", tofu=200)
     tokenizer: str = knob("words", "the data's own words, or tiktoken's GPT-2 encoding",
                           choices=("words", "gpt2"))
@@ -112,8 +113,9 @@ def parse(argv):
     for f in fields(Config):
         tofu = f.metadata["tofu"]
         unless = "" if tofu is None else f", {tofu} with --data"
-        text = f"{f.metadata['help']} (default: {f.default or 'none'}{unless})" if f.default not in (
-            False, "") else f.metadata["help"]
+        text = f.metadata["help"]
+        if f.default not in (False, "") or f.type in (int, float):
+            text += f" (default: {f.default}{unless})"
         kind = dict(action=argparse.BooleanOptionalAction) if f.name == "autolr" else \
             dict(action="store_true") if f.type is bool else \
             dict(type=f.type, choices=f.metadata["choices"])
@@ -173,9 +175,6 @@ def check(config, given):
 def check_together(config, given):
     """ValueError for flags that belong to another command than the one that was given."""
     several = "compare" if config.compare else "ablate" if config.ablate else ""
-    if (config.compare or config.audit) and config.data == "muse":
-        raise ValueError("--data muse: --compare and --audit ask questions, of which its forget set "
-                         "has none")
     if "seeds" in given and not config.compare:
         raise ValueError("--seeds: only --compare runs several; one run takes --seed")
     ignored = {"compare": ("ablate", "seed", "method", "c", "optimizer", "lr", "autolr", "lazy",
@@ -544,6 +543,9 @@ def prepare(config):
     for flag, folder in (("--out", config.out), ("--cache", config.cache)):
         check_folder(flag, folder)
     data = data_module.load(config.data, config.seed, config.forget, config.authors)
+    if (config.compare or config.ablate or config.audit) and "passage" in data["forget"][0]:
+        raise ValueError(f"--data {config.data}: --compare, --ablate and --audit ask questions, "
+                         "and what is to be forgotten here is passages")
     tokenizer = data_module.word_tokenizer(data) if config.tokenizer == "words" else \
         data_module.gpt2_tokenizer()
     encoded = {part: encode_gold(tokenizer, rows) for part, rows in data.items()}
@@ -695,8 +697,10 @@ def main(argv=None):
         elif config.ablate:
             experiments.ablate(config)
         else:
-            models = story(run)
-            if processes()[0] == 0:
+            models, first = story(run), processes()[0] == 0
+            if dist.is_initialized():
+                dist.destroy_process_group()   # what is left to do, the first does alone
+            if first:
                 experiments.report(run, models)
     except FloatingPointError as e:
         print(f"train.py: stopped: {e}", file=sys.stderr)

@@ -268,12 +268,37 @@ def test_a_summary_holds_what_the_data_define():
         "holdout_loss": 2, "membership_auc": 1, "privleak": -100})
 
 
+# ---- comparing methods --------------------------------------------------------------------------
+
+def test_the_area_is_that_under_the_best_utility_still_had_at_each_forgetting():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        f, u = rng.uniform(-0.2, 1.3, 9), rng.uniform(0, 1.2, 9)
+        x = (np.arange(20000) + 0.5) / 20000
+        best = [max([min(b, 1) for a, b in zip(f, u) if min(a, 1) >= at], default=0) for at in x]
+        area = metrics.area_under_utility(f, u)
+        assert area == pytest.approx(np.mean(best), abs=1e-3)
+        order = rng.permutation(9)
+        assert metrics.area_under_utility(f[order], u[order]) == area, "the order is no matter"
+        more = metrics.area_under_utility([*f, f[0] - 0.1], [*u, u[0]])
+        assert more == pytest.approx(area), "a point that another dominates adds nothing"
+
+
+@pytest.mark.parametrize("f, u, area", [
+    ([0, 1], [1, 1], 1), ([0], [1], 0), ([0, 1], [1, 0], 0), ([0, 0.5], [1, 1], 0.5),
+    ([0, 7], [1, 0.3], 0.3), ([0, 0.5, 1], [1, 1, 0.5], 0.75)])
+def test_areas_known_beforehand(f, u, area):
+    assert metrics.area_under_utility(f, u) == pytest.approx(area)
+
+
 # ---- errors -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("call, message", [
     (lambda: metrics.probability([1.0, 2.0, NAN]), "losses, row 2 is nan"),
     (lambda: metrics.probability(np.array([1.0, INF])), "losses, row 1 is inf"),
     (lambda: metrics.probability([]), "losses has 0 rows"),
+    (lambda: metrics.area_under_utility([0.0, NAN], [1.0, 1.0]), "forgetting, row 1 is nan"),
+    (lambda: metrics.area_under_utility([0.0], [1.0, 1.0]), "utility has 2 rows: expected 1"),
     (lambda: metrics.probability([[1.0], [2.0]]), "losses, row 0"),
     (lambda: metrics.choice_probability([1.0, NAN], [[1.0], [1.0]]), "loss_gold, row 1"),
     (lambda: metrics.choice_probability([1.0, 1.0], [[1.0], [INF]]), "loss_wrong, row 1"),

@@ -89,6 +89,26 @@ def test_micro_batched_gradient_is_the_whole_batchs(size):
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-14) for a, b in zip(grad, grad_m))
 
 
+def test_micro_batches_add_up_in_one_gradient_and_leave_none_behind():
+    """However many parts: one list of gradients is made, and p.grad is empty again after it."""
+    x, seen = torch.randn(5, requires_grad=True), []
+
+    def part():
+        seen.append(None if x.grad is None else x.grad.data_ptr())
+        return (x * x).sum()
+    x.grad = torch.ones(5)                        # what somebody left there is not counted in
+    loss, (grad,) = ngdiff.loss_and_grad([part] * 3, [x])
+    assert seen == [None, grad.data_ptr(), grad.data_ptr()] and x.grad is None
+    assert torch.allclose(grad, 6 * x) and float(loss) == pytest.approx(3 * (x @ x).item())
+
+
+def test_the_five_numbers_of_tensors_larger_than_a_piece():
+    g = [torch.randn(2**20 + 3), torch.randn(4, 3)], [torch.randn(2**20 + 3), torch.randn(4, 3)]
+    five = ngdiff.five_numbers(1.0, g[0], 2.0, g[1])
+    r, f = (torch.cat([x.flatten().double() for x in some]) for some in g)
+    assert five == pytest.approx((1, 2, r.norm().item(), f.norm().item(), (r @ f).item()), rel=1e-12)
+
+
 # ---- directions
 
 def test_ngdiff_identities():

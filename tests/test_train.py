@@ -411,7 +411,7 @@ def refused(capsys, argv):
     ("--tiny --ablate lr --lr 3", "--ablate and --lr: --ablate sets or has no --lr"),
     ("--tiny --ablate steps", "argument --ablate: invalid choice"),
     ("--tiny --ablate lazy --method ga", "--ablate lazy: there is no AutoLR to look at"),
-    ("--data muse --compare", "--data muse: --compare and --audit ask questions"),
+    ("--data muse --compare", "--data muse: --compare, --ablate and --audit ask questions"),
     ("--tiny --checkpoint -1", "--checkpoint -1.0: must be 0 or more"),
     ("--tiny --checkpoint nan", "--checkpoint nan: must be 0 or more"),
     ("--tiny --dtype float16", "argument --dtype: invalid choice"),
@@ -495,7 +495,7 @@ def test_every_command_of_the_readme_is_one_that_train_py_takes():
 
 def test_the_readme_defines_every_log_column_and_metric():
     readme = (ROOT / "README.md").read_text()
-    for name in set(train.LOG_COLUMNS) | SUMMARY:
+    for name in set(train.LOG_COLUMNS) | SUMMARY | MUSE | KNOWMEM:
         assert f"`{name}`" in readme, f"README.md does not say what {name} is"
 
 
