@@ -328,8 +328,9 @@ def encode_gold(tokenizer, rows):
 def longest_row(tokenizer, data):
     """Length in tokens, and a name to print, of the longest passage, or question with any of
     its answers."""
-    return max((len(encode(tokenizer, row.get("question"), a).tokens), f"{part} row {i}", a)
+    return max((len(encode(tokenizer, q, a).tokens), f"{part} row {i}", a)
                for part, rows in data.items() for i, row in enumerate(rows, 1)
+               for q in {row.get("question"), row.get("paraphrased_question", row.get("question"))}
                for a in row_answers(row))[:2]
 
 

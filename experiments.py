@@ -12,7 +12,6 @@ that is faster than one run with all threads, and it gives the same numbers on a
 import contextlib
 import copy
 import json
-import math
 import multiprocessing
 import os
 import time
@@ -55,7 +54,7 @@ def draw_curves(path, log, models, method):
     """curves.png: losses with their reference levels, learning rate, norms, cosine."""
     fig = Figure(figsize=(10, 7), layout="constrained")
     (ax_loss, ax_lr), (ax_norm, ax_cos) = fig.subplots(2, 2)
-    column = lambda key: [row[key] for row in log]
+    column = lambda key: [row.get(key) for row in log]   # no lr where the holdout stop ended it
     steps = column("step")
     ax_loss.plot(steps, column("loss_retain"), color="tab:blue", label="retain, to stay low")
     if method != "npo":                                  # npo logs its own objective there
@@ -92,12 +91,11 @@ def report(run, models):
     """Measure the three models, print the table and some answers, write the rest of the folder."""
     config, state, t0 = run.config, run.state, time.time()
     out = lambda name: os.path.join(config.out, name)
-    try:
-        measured = {name: metrics.evaluate(m, run.tokenizer, run.data)
-                    for name, m in models.items()}
-    except ValueError as e:
-        raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
+    measured = {name: finite(metrics.evaluate, m, run.tokenizer, run.data)
+                for name, m in models.items()}
     results = {name: metrics.summary(m, measured["retrain"]) for name, m in measured.items()}
+    if config.audit:
+        audit(run, models)
     run.seconds["evaluate"] = time.time() - t0
     run.seconds["total"] = sum(run.seconds.values())
     parts = [p for p in run.data if p != "holdout"]
@@ -109,9 +107,7 @@ def report(run, models):
     train.write_text(out("results.json"), json.dumps(
         {"config": asdict(config), "seconds": run.seconds, "steps": state["step"],
          "stopped": state["stopped"], "models": results}, indent=1))
-    if config.audit:
-        audit(run, models)
-    outputs = train.OUTPUTS[:None if config.audit else -2]
+    outputs = train.OUTPUTS[:8 if config.audit else 6]
     print(f"\nwritten to {config.out}: {', '.join(outputs)}\nin "
           f"{run.seconds['total']:.1f} s: " + ", ".join(
               f"{k} {v:.1f}" for k, v in run.seconds.items() if k != "total"))
@@ -143,8 +139,16 @@ def both_models(config):
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         models = train.train_models(run)
     measured = {title: metrics.evaluate(m, run.tokenizer, run.data) for title, m in models.items()}
-    return {title: {**metrics.summary(measured[title], measured["retrain"]), **quick(m, run)}
+    return {title: {**metrics.summary(measured[title], measured["retrain"]), "look": quick(m, run)}
             for title, m in models.items()}
+
+
+def finite(f, *args):
+    """f(*args), a measure; what it says of numbers that are not finite is a FloatingPointError."""
+    try:
+        return f(*args)
+    except ValueError as e:
+        raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
 
 
 def one_run(config, enough=None, fixed=0):
@@ -152,12 +156,14 @@ def one_run(config, enough=None, fixed=0):
 
     enough: the retrained model's forget ROUGE. With it the run is looked at every LOOK steps, and
     ends where it is reached and the holdout stop too, after `fixed` steps at the earliest; or
-    where a tenth of the utility is left. Measured in full (only if `fixed`: without it a learning
-    rate is being chosen) are that first point of equal forgetting or else the end, the step `fixed`
-    and the holdout stop. Without `enough` it is train.py's run, measured at its end.
+    where a tenth of the utility is left; or where half of the steps have brought less than a tenth
+    of the forgetting. Measured in full (only if `fixed`: without it a learning rate is being
+    chosen) are that first point of equal forgetting or else the end, the step `fixed` and the
+    holdout stop. Without `enough` it is train.py's run, measured at its end.
     """
     torch.set_num_threads(1)
     run, t0 = train.prepare(config), time.time()
+    config = run.config
     (target, *_, cached, _), (retrain, *_) = run.models["target"], run.models["retrain"]
     if not cached:
         raise ValueError("the files of this project changed during the command: start it again")
@@ -167,7 +173,7 @@ def one_run(config, enough=None, fixed=0):
     def measured(*parts):
         if enough is not None and not fixed:
             return {"steps": state["step"]}
-        return {"steps": state["step"], **metrics.summary(of(model, parts), unseen)}
+        return {"steps": state["step"], **metrics.summary(finite(of, model, parts), unseen)}
 
     state, out, looking = train.fresh_state(config, target), {}, time.time() - t0
     path = out["path"] = []
@@ -177,21 +183,24 @@ def one_run(config, enough=None, fixed=0):
                 continue
             t1, step = time.time(), state["step"]
             if step % LOOK == 0:
-                path.append({"step": step, **quick(model, run)})
+                path.append({"step": step, **finite(quick, model, run)})
                 if path[-1]["forget_rouge"] <= enough and "final" not in out:
                     out["final"] = measured(*run.data)
-            if "holdout" not in out and train.holdout_reached(
-                    model, config, run.sets, state, {"step": step, "loss_forget": math.inf}):
+            row = {**(state["log"] or [{"loss_forget": 0.0}])[-1], "step": step}
+            if "holdout" not in out and train.holdout_reached(model, config, run.sets, state, row):
                 out["holdout"] = measured("forget", "holdout")
             if step == fixed and fixed:
                 out["fixed"] = measured("forget", "holdout")
             looking += time.time() - t1
-            destroyed = path[-1]["utility"] < 0.1 * path[0]["utility"]
-            if destroyed or {"final", "holdout"} <= out.keys() and step >= fixed:
+            first, last = path[0], path[-1]
+            destroyed = last["utility"] < 0.1 * first["utility"]
+            idle = step >= config.steps / 2 and last["forget_rouge"] > \
+                first["forget_rouge"] - 0.1 * (first["forget_rouge"] - enough)
+            if destroyed or idle or {"final", "holdout"} <= out.keys() and step >= fixed:
                 break
         seconds = time.time() - t0 - looking
         out = {"final": measured(*run.data), "fixed": measured("forget", "holdout"), **out}
-    except (FloatingPointError, ValueError) as e:       # unlearning, or measuring, ran away
+    except FloatingPointError as e:                     # unlearning, or measuring, ran away
         seconds, out["ran away"] = time.time() - t0 - looking, str(e)
     return {"final": None, "holdout": None, "fixed": None, **out, "steps": state["step"],
             "lr": state["lr"], "fits": sum(row.get("fits", 0) for row in state["log"]),
@@ -201,15 +210,20 @@ def one_run(config, enough=None, fixed=0):
 def run_all(title, function, jobs):
     """[function(*job), ...], a process a core; one line of progress a tenth, with the time left.
     A job's first argument is a Config."""
-    workers = 1 if jobs[0][0].device == "cuda" else min(len(jobs), os.cpu_count())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = 1 if jobs[0][0].device == "cuda" else min(len(jobs), cores)
     progress, done, out = train.Progress(title, 0, len(jobs)), 0, [None] * len(jobs)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
-        for future in as_completed(futures):
-            out[futures[future]] = future.result()
-            done += 1
-            if done % max(1, len(jobs) // 10) == 0:
-                progress.line(done, "runs")
+        try:
+            for future in as_completed(futures):
+                out[futures[future]] = future.result()
+                done += 1
+                if done % max(1, len(jobs) // 10) == 0:
+                    progress.line(done, "runs")
+        except BaseException:                   # do not work off the rest before saying it
+            pool.shutdown(cancel_futures=True)
+            raise
     return out
 
 
@@ -217,38 +231,41 @@ def run_all(title, function, jobs):
 
 TUNING_SEED = 100       # baselines take their learning rate from here; it is never reported
 LOOK = 4                # steps between two looks at a run on its way
-ADAM_GRID = (1e-4, 3e-4, 1e-3)
-VARIANTS = {            # name: (flags, learning rates that SGD may choose from)
-    "ngdiff, AutoLR": (dict(method="ngdiff", autolr=True), None),
-    "ngdiff, fixed": (dict(method="ngdiff"), (0.03, 0.06, 0.1)),
-    "gdiff 0.9": (dict(method="gdiff", c=0.9), (0.5, 1.0, 1.5)),
-    "gdiff 0.5": (dict(method="gdiff", c=0.5), (0.05, 0.1, 0.2)),
-    "gdiff 0.1": (dict(method="gdiff", c=0.1), (0.02, 0.03, 0.06)),
-    "lossnorm": (dict(method="lossnorm"), (0.01, 0.03, 0.05)),
-    "pcgrad": (dict(method="pcgrad"), (0.05, 0.1, 0.2)),
-    "mgda": (dict(method="mgda"), (1.5, 2.0, 3.0)),
-    "npo": (dict(method="npo"), (0.003, 0.005, 0.008)),
-    "ga": (dict(method="ga"), (0.02, 0.03, 0.06)),
-    "retain": (dict(method="retain"), (0.3,)),       # forgets nothing: nothing to choose by
+ADAM, ADAM_LARGE = (1e-4, 3e-4, 1e-3), (3e-4, 1e-3, 3e-3)
+VARIANTS = {            # name: (flags, learning rates to choose from with SGD, and with Adam)
+    "ngdiff, AutoLR": (dict(method="ngdiff", autolr=True), None, None),
+    "ngdiff, fixed": (dict(method="ngdiff"), (0.03, 0.06, 0.1), ADAM),
+    "gdiff 0.9": (dict(method="gdiff", c=0.9), (0.3, 0.5, 1.0), ADAM),
+    "gdiff 0.5": (dict(method="gdiff", c=0.5), (0.05, 0.1, 0.2), ADAM),
+    "gdiff 0.1": (dict(method="gdiff", c=0.1), (0.02, 0.03, 0.06), ADAM),
+    "lossnorm": (dict(method="lossnorm"), (0.01, 0.03, 0.05), ADAM_LARGE),
+    "pcgrad": (dict(method="pcgrad"), (0.03, 0.05, 0.1), ADAM),
+    "mgda": (dict(method="mgda"), (2.0, 3.0, 5.0), ADAM_LARGE),
+    "npo": (dict(method="npo"), (0.003, 0.005, 0.008), ADAM),
+    "ga": (dict(method="ga"), (0.02, 0.03, 0.06), ADAM),
+    "retain": (dict(method="retain"), (0.3,), (1e-4,)),      # forgets nothing to choose by
 }
 
 
 def on_path(result):
     """(forgetting, utility) of the points of a run's path, both as shares: 0 is the target model's
-    forget ROUGE and 1 the retrained model's, or below; utility is relative to the target's."""
-    first = result["path"][0]
-    room = first["forget_rouge"] - result["retrain"]["forget_rouge"]
+    forget ROUGE and 1 the retrained model's; utility is relative to the target's."""
+    first, aim = result["path"][0], result["retrain"]["look"]["forget_rouge"]
+    room = first["forget_rouge"] - aim
     if room <= 0:
         raise FloatingPointError(
             f"forget ROUGE {first['forget_rouge']:.3f} of the target model, which learned the "
-            f"forget rows, and {result['retrain']['forget_rouge']:.3f} of the retrained one, which "
-            "did not: there is nothing to forget; try more --epochs")
+            f"forget rows, and {aim:.3f} of the retrained one, which did not: there is nothing to forget; try more --epochs")
     return ([(first["forget_rouge"] - p["forget_rouge"]) / room for p in result["path"]],
             [p["utility"] / first["utility"] for p in result["path"]])
 
 
 def area(result):
-    return metrics.area_under_utility(*on_path(result))
+    """The area up to the first look at which the retrained model's forget ROUGE is reached: what
+    comes after it, longer in one run than in another, must not count."""
+    forgetting, utility = on_path(result)
+    n = next((i for i, f in enumerate(forgetting, 1) if f >= 1), None)
+    return metrics.area_under_utility(forgetting[:n], utility[:n])
 
 
 def in_region(m):
@@ -270,8 +287,8 @@ def compare(config):
     every = [replace(config, seed=seed) for seed in (TUNING_SEED, *seeds)]
     both = dict(zip([c.seed for c in every], run_all("models", both_models, [(c,) for c in every])))
     entries = choose_rates(config, both[TUNING_SEED])
-    jobs = [(replace(e["config"], seed=seed), both[seed]["retrain"]["forget_rouge"], e["fixed"])
-            for e in entries for seed in seeds]
+    jobs = [(replace(e["config"], seed=seed), both[seed]["retrain"]["look"]["forget_rouge"],
+             e["fixed"]) for e in entries for seed in seeds]
     done = iter(run_all("compare", one_run, jobs))
     for e in entries:
         e["runs"] = [next(done) | both[seed] for seed in seeds]
@@ -292,13 +309,13 @@ def choose_rates(config, both):
     """Run every variant at each of its learning rates on TUNING_SEED: a list of dicts, one a
     variant, with the `config` to run, the areas of its `rates`, and as `fixed` number of steps
     those after which the holdout stop ended the best of these runs."""
-    entries, jobs = [], []
-    for name, (flags, sgd) in VARIANTS.items():
-        for optimizer, grid in (("sgd", sgd), ("adam", sgd and ADAM_GRID[:len(sgd)])):
+    entries, jobs, enough = [], [], both["retrain"]["look"]["forget_rouge"]
+    for name, (flags, *grids) in VARIANTS.items():
+        for optimizer, grid in zip(("sgd", "adam"), grids):
             chosen = replace(config, optimizer=optimizer, **flags)
             entries.append({"method": name, "optimizer": optimizer, "config": chosen,
                             "rates": grid or [config.lr]})
-            jobs += [(replace(chosen, lr=lr, seed=TUNING_SEED), both["retrain"]["forget_rouge"])
+            jobs += [(replace(chosen, lr=lr, seed=TUNING_SEED), enough)
                      for lr in entries[-1]["rates"]]
     done = iter(run_all("rates", one_run, jobs))
     for e in entries:
@@ -320,13 +337,14 @@ def spread(values, digits=3):
 
 
 def comparison_table(entries):
-    """One line a method, best area first. From `region` on: the full metrics at the first look at
-    which the forget ROUGE is the retrained model's, or at the end of the run."""
+    """One line a method, best area first; * marks a rate at an end of its grid. From `steps` on: at
+    the first look at which the forget ROUGE is the retrained model's, or, for runs that never got
+    there (`equal` counts those that did), at the end."""
     n = len(entries[0]["runs"])
     areas = np.array([e["areas"] for e in entries])
     lines = [f"{'method':15} {'opt':4} {'lr':>7} {'rates':>5} {'area':>12} {'first':>5} "
-             f"{'region':>6} {'steps':>10} {'forget ROUGE':>12} {'retain ROUGE':>12} "
-             f"{'utility':>12} {'log10 quality':>13} {'AUC':>12} {'s':>9}"]
+             f"{'region':>6} {'equal':>5} {'steps':>10} {'forget ROUGE':>12} {'retain ROUGE':>12} "
+             f"{'utility':>12} {'log10 quality':>13} {'AUC':>12} {'ms a step':>9}"]
     keys = ("forget_rouge", "retain_rouge", "model_utility", "log10_forget_quality",
             "membership_auc")
 
@@ -335,14 +353,18 @@ def comparison_table(entries):
         return "{:>12} {:>12} {:>12} {:>13} {:>12}".format(*cells)
     for e, own in zip(entries, areas):
         final, fitted = [r["final"] for r in e["runs"]], e["config"].autolr
+        rate, rates = e["config"].lr, list(e["rates"])
+        edge = "*" if len(rates) > 1 and rate in (rates[0], rates[-1]) else ""
+        equal = sum(max(on_path(r)[0]) >= 1 for r in e["runs"])
         lines.append(f"{e['method']:15} {e['optimizer']:4} "
-                     f"{'fitted' if fitted else e['config'].lr:>7} "
+                     f"{'fitted' if fitted else f'{rate:g}{edge}':>7} "
                      f"{0 if fitted else len(e['rates']):5} {spread(own):>12} "
                      f"{np.sum(own == areas.max(0)):3}/{n} {sum(map(in_region, e['runs'])):4}/{n} "
+                     f"{equal:3}/{n} "
                      f"{spread([m and m['steps'] for m in final], 1):>10} {measures(final)} "
-                     f"{spread([r['seconds'] for r in e['runs']], 1):>9}")
+                     f"{spread([1000 * r['seconds'] / r['steps'] for r in e['runs']], 0):>9}")
     for title in ("target", "retrain"):
-        lines.append(f"{title:70} {measures([r[title] for r in entries[0]['runs']])}")
+        lines.append(f"{title:76} {measures([r[title] for r in entries[0]['runs']])}")
     return "\n".join(lines)
 
 
@@ -352,7 +374,7 @@ def stops_table(entries):
     lines = [f"{'distance from the':20} {'|AUC difference|':>28} "
              f"{'-log10 forget quality':>28}   steps",
              f"{'retrained model':20} " + f"{'fixed':>14}{'holdout':>14} " * 2
-             + f"{'fixed':>7} {'holdout':>13} {'stopped':>7}"]
+             + f"{'fixed':>10} {'holdout':>13} {'stopped':>7}"]
     for e in entries:
         cells = []
         for distance in (lambda r, m: abs(m["membership_auc"] - r["retrain"]["membership_auc"]),
@@ -360,8 +382,9 @@ def stops_table(entries):
             for when in ("fixed", "holdout"):
                 cells.append(spread([distance(r, r[when]) for r in e["runs"] if r[when]]))
         steps = [r["holdout"]["steps"] for r in e["runs"] if r["holdout"]]
-        lines.append("{:15} {:4} {:>14}{:>14} {:>14}{:>14} {:7} {:>13} {:5}/{}".format(
-            e["method"], e["optimizer"], *cells, e["fixed"], spread(steps, 1), len(steps),
+        fixed = spread([r["fixed"]["steps"] for r in e["runs"] if r["fixed"]], 1)
+        lines.append("{:15} {:4} {:>14}{:>14} {:>14}{:>14} {:>10} {:>13} {:5}/{}".format(
+            e["method"], e["optimizer"], *cells, fixed, spread(steps, 1), len(steps),
             len(e["runs"])))
     return "\n".join(lines)
 
@@ -379,7 +402,8 @@ def draw_tradeoff(path, entries):
                 ax.plot(*on_path(r), color="black" if i == 0 else f"C{i - 1}", alpha=0.8,
                         lw=2 if ours else 1, zorder=3 if ours else 2, label=None if j else name)
         ax.plot(0, 1, "s", color="black", ms=8, zorder=4, label="target")
-        ax.plot([1] * len(runs), [r["retrain"]["utility"] / r["path"][0]["utility"] for r in runs],
+        ax.plot([1] * len(runs),
+                [r["retrain"]["look"]["utility"] / r["path"][0]["utility"] for r in runs],
                 "*", color="gold", mec="black", ms=12, zorder=4, label="retrained")
         ax.axvline(1, color="tab:gray", ls=":", lw=1)
         ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], xlim=(-0.05, 2.05), ylim=(0, 1.05),
@@ -401,12 +425,16 @@ ABLATIONS = {
 }
 
 
+def ablated(config):
+    """The configs of --ablate's runs."""
+    return [replace(config, **change) for change in ABLATIONS[config.ablate]]
+
+
 def ablate(config):
     """One setting over a range of values, everything else as the flags say: a table, a line a
     run; written to table.txt and ablate.json."""
     train.start_folder(config)
-    changes = ABLATIONS[config.ablate]
-    configs = [(replace(config, **change),) for change in changes]
+    changes, configs = ABLATIONS[config.ablate], [(c,) for c in ablated(config)]
     own = config.ablate in ("forget", "size")            # these train models of their own
     both = run_all("models", both_models, configs if own else configs[:1])
     done = run_all("ablate", one_run, configs)
@@ -441,6 +469,8 @@ def relearn(model, known, other, config):
         if step % 2 == 0:
             losses = [t.mean() for t in metrics.token_losses(model, other)]
             out.append(metrics.probability(losses))
+        if step == RELEARN_STEPS:
+            break
         optimizer.zero_grad()
         model(batch).mean().backward()
         optimizer.step()
@@ -454,7 +484,7 @@ def quantized(model, bits):
     for p in model.parameters():
         if p.dim() > 1:
             scale = p.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
-            p.copy_((p / scale.clamp_min(1e-12)).round() * scale)
+            p.copy_((p / torch.where(scale > 0, scale, 1)).round() * scale)
     return model
 
 

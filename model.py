@@ -69,7 +69,8 @@ class Attention(nn.Module):
             cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
             k, v = cache[:, :, :, :start + T]                     # all keys and values so far
         # A single new token may look at everything before it; several start from an empty cache.
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
+        # (Spelled out, for a compiled T > 1 is no bool.)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True if T > 1 else False)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 

@@ -12,8 +12,10 @@ The loop is `unlearn`; the mathematics in it is ngdiff.py's; measuring and drawi
 and every command that makes more than one run, is experiments.py's.
 """
 import argparse
+import contextlib
 import copy
 import csv
+import glob
 import hashlib
 import inspect
 import io
@@ -95,7 +97,7 @@ class Config:
                        choices=("lazy", "lr", "batch", "forget", "size"))
     audit: bool = knob(False, "after the run: is it gone or hidden? relearn, quantize, extract")
     # the run
-    out: str = knob("", "run folder; empty: a name made of the flags, in out/")
+    out: str = knob("", "run folder; empty: out/<data>-<method>-seed<seed>, or -compare, -ablate-..")
     cache: str = knob("out/cache", "folder of the target and retrained models")
     device: str = knob("auto", "cpu, cuda, or auto: cuda where there is one",
                        choices=("auto", "cpu", "cuda"))
@@ -177,8 +179,11 @@ def check_together(config, given):
     several = "compare" if config.compare else "ablate" if config.ablate else ""
     if "seeds" in given and not config.compare:
         raise ValueError("--seeds: only --compare runs several; one run takes --seed")
+    if config.seeds > 100:
+        raise ValueError(f"--seeds {config.seeds}: 100 at most, for learning rates are chosen on 100")
+    varied = ("n_layer", "n_embd", "init") if config.ablate == "size" else (config.ablate,)
     ignored = {"compare": ("ablate", "seed", "method", "c", "optimizer", "lr", "autolr", "lazy",
-                           "stop"), "ablate": (config.ablate,)}.get(several, ())
+                           "stop"), "ablate": varied}.get(several, ())
     for name in ignored + (("audit", "resume") if several else ()):
         if name in given:
             raise ValueError(f"--{several} and --{name}: --{several} sets or has no --{name}")
@@ -208,8 +213,9 @@ def replace(path, write):
     first alone writes."""
     if processes()[0] > 0:
         return
-    write(path + ".tmp")
-    os.replace(path + ".tmp", path)
+    temporary = f"{path}.{os.getpid()}.tmp"       # two commands may be making the same model
+    write(temporary)
+    os.replace(temporary, path)
 
 
 def write_text(path, text):
@@ -222,8 +228,9 @@ def write_text(path, text):
 def remove(*paths):
     """Delete those of the files that exist; of several processes, the first does it."""
     for path in paths:
-        if processes()[0] == 0 and os.path.exists(path):
-            os.remove(path)
+        if processes()[0] == 0:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
 
 
 def read_checkpoint(path, keys):
@@ -267,15 +274,29 @@ def processes():
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def start_processes():
+def start_processes(device):
     """Join the other processes of a torchrun, if that is what started this one."""
     if "LOCAL_RANK" in os.environ:
-        cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if cuda else "gloo")
+        local, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if device == "cuda" and local >= n_gpus:
+            raise ValueError(f"--nproc_per_node: more processes than the {n_gpus} GPUs here")
+        if device == "cuda":
+            torch.cuda.set_device(local)
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
         if dist.get_rank() > 0:
             sys.stdout = open(os.devnull, "w")   # the first speaks for all
+
+
+def agree(run):
+    """Wait until every process has read what it needs (nobody writes before that), and make sure
+    that all found the same: one that trains while another does not would wait for ever."""
+    if dist.is_initialized():
+        mine = [cached for *_, cached, _ in run.models.values()], bool(run.state)
+        found = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine)
+        if any(f != mine for f in found):
+            raise ValueError("--cache, --out: the processes do not find the same files there; they "
+                             "need one disk, and no other command at work on it: start again")
 
 
 def total(tensors):
@@ -352,7 +373,8 @@ def model_key(config, gpt, examples):
     if config.init:
         with open(config.init, "rb") as f:
             settings.append(hashlib.file_digest(f, "sha256").hexdigest())
-    code = [inspect.getsource(x) for x in (model_module, data_module, train_model, loss_parts)]
+    code = [inspect.getsource(x) for x in (model_module, data_module, train_model, loss_parts,
+                                           ngdiff.loss_and_grad)]
     text = json.dumps([asdict(gpt), settings, examples, code, torch.__version__])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -376,7 +398,7 @@ def train_model(model, examples, config, title, path, saved=None):
     order = shuffled(len(examples), config.train_batch, config.seed, start)
     progress, saved_at = Progress(title, start, steps), time.time()
     if config.compile:
-        model.compile(dynamic=True)
+        model.compile(dynamic=True, fullgraph=True)
     for step in range(start, steps):
         warm_up, decay = (step + 1) / (0.1 * steps), (1 - step / steps) / 0.9
         for group in optimizer.param_groups:
@@ -397,7 +419,7 @@ def train_model(model, examples, config, title, path, saved=None):
             replace(unfinished, lambda temporary: torch.save(state, temporary))
             saved_at = time.time()
     replace(path, lambda temporary: torch.save({"model": model.state_dict()}, temporary))
-    remove(unfinished, unfinished + ".tmp")
+    remove(unfinished, *glob.glob(glob.escape(unfinished) + ".*.tmp"))
 
 
 # --------------------------------------------------------------------------- act 3: unlearning
@@ -438,10 +460,12 @@ def unlearn(target, config, sets, state):
     model = copy.deepcopy(target)
     model.load_state_dict(state.pop("model", target.state_dict()))
     if config.compile:
-        model.compile(dynamic=True)
+        model.compile(dynamic=True, fullgraph=True)
     params = list(model.parameters())
     batches = task_batches(model, target, sets, config, state["step"])
     yield model
+    if state["stopped"]:                                 # a run that had ended, and is resumed
+        return
     for step in range(state["step"], config.steps):
         retain, forget = next(batches)
         loss_retain, grad_retain = over_processes(ngdiff.loss_and_grad(retain, params))
@@ -456,6 +480,7 @@ def unlearn(target, config, sets, state):
             return
         row = {"step": step, **five._asdict(), "cos": five.cos}
         if config.stop == "holdout" and holdout_reached(model, config, sets, state, row):
+            state["log"].append(row)
             return
         d = ngdiff.direction(grad_retain, grad_forget, a, b)
         del grad_retain, grad_forget                     # d stands in the memory of the first
@@ -523,7 +548,8 @@ def csv_text(log):
 
 
 OUTPUTS = ("config.json", "log.csv", "results.json", "samples.txt", "curves.png", "checkpoint.pt",
-           "audit.json", "audit.png")   # the last two with --audit
+           "audit.json", "audit.png",                                 # with --audit
+           "table.txt", "compare.json", "tradeoff.png", "ablate.json")    # of --compare, --ablate
 
 
 @dataclass
@@ -553,12 +579,14 @@ def prepare(config):
     # the questions on forgotten passages are in no batch: do the facts go with the text?
     sets["retain"] = sets["retain"] + encoded.get("retain_questions", [])
     # With fewer rows the gradient at a memorised minimum is mostly noise (README, "the batch").
-    config.batch = config.batch or min(400, -(-len(sets["retain"]) // 2))
+    config = changed(config, batch=config.batch or min(400, -(-len(sets["retain"]) // 2)))
     fewest = min(config.batch // 2, config.train_batch // 2, *map(len, sets.values()))
     if processes()[1] > max(fewest, 1):
         raise ValueError(f"{processes()[1]} processes, but a batch, or a set, of fewer rows: start "
                          "fewer of them or raise --batch and --train_batch")
     initial = initial_model(config, tokenizer, data)
+    gpt = initial.config
+    config = changed(config, n_layer=gpt.n_layer, n_head=gpt.n_head, n_embd=gpt.n_embd)
     models = {}
     for title, without in (("target", ["holdout"]),
                            ("retrain", ["holdout", "forget", "forget_questions"])):
@@ -619,7 +647,8 @@ def saved_state(config):
     check_same(config, flags, path)
     if not os.path.exists(checkpoint):
         return None
-    saved = read_checkpoint(checkpoint, ("config", "model", "log", "step", "adam"))
+    saved = read_checkpoint(checkpoint, ("config", "model", "log", "step", "adam", "lr", "seconds",
+                                         "stopped", "loss_holdout"))
     check_same(config, saved.pop("config"), checkpoint)
     for moment in "mv" if saved["adam"] else "":
         saved["adam"][moment] = [x.to(config.device) for x in saved["adam"][moment]]
@@ -630,8 +659,8 @@ def start_folder(config):
     """Make the run folder; what an earlier run left there goes, unless this one goes on with it."""
     os.makedirs(config.out, exist_ok=True)
     os.makedirs(config.cache, exist_ok=True)
-    for name in (os.path.join(config.out, name) for name in OUTPUTS):
-        remove(*(name, name + ".tmp")[config.resume:])
+    leftovers = glob.glob(os.path.join(glob.escape(config.out), "*.tmp"))
+    remove(*leftovers, *(() if config.resume else (os.path.join(config.out, x) for x in OUTPUTS)))
     write_text(os.path.join(config.out, "config.json"), json.dumps(about(config), indent=1))
 
 
@@ -682,10 +711,11 @@ def main(argv=None):
 
     try:
         config = parse(argv)
-        start_processes()
+        start_processes(config.device)
         run = prepare(config)
-        if dist.is_initialized():
-            dist.barrier()               # nobody writes before everybody has read
+        for other in experiments.ablated(config) if config.ablate else ():
+            prepare(other)
+        agree(run)
     except ValueError as e:
         print(f"train.py: error: {e}", file=sys.stderr)
         return 2
@@ -713,8 +743,8 @@ def main(argv=None):
               "--train_batch, --n_embd, --block_size", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted" + ("" if config.compare or config.ablate else
-              f"; the same command with --resume goes on from {config.out}"))
+        hint = f"; the same command with --resume goes on from {config.out}"
+        print("\ninterrupted" + ("" if config.compare or config.ablate else hint))
         return 130
     return 0
 

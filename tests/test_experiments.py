@@ -96,11 +96,11 @@ def test_compare_chooses_rates_on_a_seed_that_it_does_not_report(cache, tmp_path
     seen, one_run = [], experiments.one_run
     monkeypatch.setattr(experiments, "one_run", lambda config, *rest: (
         seen.append((config, rest)) or one_run(config, *rest)))
-    assert go(cache, tmp_path, "--compare", "--seeds", 2) == 0
+    assert go(cache, tmp_path, "--compare", "--seeds", 1) == 0
     tuned = [c for c, rest in seen if len(rest) == 1]
     reported = [c for c, rest in seen if len(rest) == 2]
     assert {c.seed for c in tuned} == {experiments.TUNING_SEED}
-    assert {c.seed for c in reported} == {0, 1} and len(reported) == 2 * 2 * 2
+    assert {c.seed for c in reported} == {0} and len(reported) == 2 * 2
     assert sorted(c.method for c in tuned) == ["gdiff"] * 6 + ["ngdiff"] * 2
     assert all(c.autolr == (c.method == "ngdiff") for c, _ in seen)
     assert all(c.lr == train.Config.lr for c, _ in seen if c.autolr), "nothing chosen for AutoLR"
@@ -110,19 +110,21 @@ def test_compare_chooses_rates_on_a_seed_that_it_does_not_report(cache, tmp_path
     means = [sum(entry["areas"]) for entry in saved]
     assert means == sorted(means, reverse=True), "ranked by area"
     table = (tmp_path / "table.txt").read_text()
-    assert table.strip() in capsys.readouterr().out and "8 runs on seed 100, 8 runs reported" in table
+    assert table.strip() in capsys.readouterr().out and "8 runs on seed 100, 4 runs reported" in table
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "compare.json", "config.json", "table.txt", "tradeoff.png"]
 
 
 def test_area_counts_from_the_target_to_the_retrained_model():
     path = [{"forget_rouge": f, "utility": u} for f, u in ((1.0, 0.9), (0.9, 0.9), (0.7, 0.45))]
-    result = {"path": path, "retrain": {"forget_rouge": 0.8}}
+    result = {"path": path, "retrain": {"forget_rouge": 0.8, "look": {"forget_rouge": 0.8}}}
     forgetting, utility = experiments.on_path(result)
     assert forgetting == pytest.approx([0, 0.5, 1.5]) and utility == pytest.approx([1, 1, 0.5])
     assert experiments.area(result) == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+    later = {**result, "path": [*path, {"forget_rouge": 0.7, "utility": 0.9}]}
+    assert experiments.area(later) == experiments.area(result), "what comes after does not count"
     with pytest.raises(FloatingPointError, match="nothing to forget; try more --epochs"):
-        experiments.on_path({"path": path, "retrain": {"forget_rouge": 1.0}})
+        experiments.on_path({"path": path, "retrain": {"look": {"forget_rouge": 1.0}}})
     for retain, forget, inside in ((0.97, 0.8, True), (0.969, 0.8, False), (1, 0.801, False)):
         final = {"retain_rouge": retain, "forget_rouge": forget}
         assert experiments.in_region({**result, "final": final}) == inside
@@ -199,4 +201,4 @@ def test_audit_reports_every_model_and_draws_it(cache, tmp_path, capsys):
     assert audits["target"]["relearn_prob 0"] > audits["fresh"]["relearn_prob 0"]
     assert len(audits["fresh"]["relearn_curve"]) == experiments.RELEARN_STEPS // 2 + 1
     assert "forget_rouge paraphrased" in audits["ngdiff"] and "audit" in capsys.readouterr().out
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(train.OUTPUTS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(train.OUTPUTS[:8])

@@ -118,3 +118,13 @@ def test_parameters_have_gpt2s_names_and_the_head_is_the_embedding():
     assert gpt.lm_head.weight is gpt.transformer.wte.weight
     with pytest.raises(ValueError, match="n_embd 10 is not a multiple of n_head 4"):
         GPT(GPTConfig(10, 10, 1, 4, 10))
+
+
+def test_the_model_compiles_whole_for_batches_of_any_shape():
+    """--compile: one graph without breaks (an `is_causal` that depends on T would break it)."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(60, 32, 2, 2, 16))
+    compiled = torch.compile(model.forward, dynamic=True, fullgraph=True, backend="eager")
+    for lengths in ((9, 6), (12, 5, 7), (8,)):
+        batch = collate([Example(torch.randint(60, (n,)).tolist(), 3) for n in lengths])
+        assert torch.allclose(compiled(batch), model(batch), atol=1e-6)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import experiments
 import metrics
 import ngdiff
 import train
@@ -21,7 +22,7 @@ from data import encode_gold
 from test_data import write_text, write_tofu
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ("--tiny --authors 16 --epochs 40 --n_embd 32 --n_head 2 --steps 12 "
+SMALL = ("--tiny --authors 16 --epochs 20 --n_embd 32 --n_head 2 --steps 12 "
          "--checkpoint 0").split()
 SUMMARY = {"forget_loss", "forget_prob", "forget_rouge", "forget_truth_ratio", "retain_loss",
            "retain_prob", "retain_rouge", "retain_truth_ratio", "world_prob", "world_rouge",
@@ -32,6 +33,12 @@ SUMMARY = {"forget_loss", "forget_prob", "forget_rouge", "forget_truth_ratio", "
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    """The picture takes longer than the run; `plain`, made before this, has a real one."""
+    monkeypatch.setattr(experiments, "draw_curves", lambda path, *rest: train.write_text(path, ""))
 
 
 def go(cache, out, *flags, base=SMALL):
@@ -57,7 +64,7 @@ def plain(cache, tmp_path_factory):
 
 def test_the_run_folder_holds_what_it_promises(plain):
     out, results = plain
-    assert sorted(p.name for p in out.iterdir()) == sorted(train.OUTPUTS[:-2])
+    assert sorted(p.name for p in out.iterdir()) == sorted(train.OUTPUTS[:6])
     assert set(results) == {"config", "seconds", "steps", "stopped", "models"}
     assert set(results["seconds"]) == {"target", "retrain", "unlearn", "evaluate", "total"}
     assert set(results["models"]) == {"target", "retrain", "ngdiff"}
@@ -95,13 +102,16 @@ def test_another_seed_gives_other_numbers(plain, cache, tmp_path):
 
 @pytest.mark.parametrize("method", ngdiff.METHODS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_every_method_runs_with_either_optimizer(cache, tmp_path, method, optimizer):
-    code, results = go(cache, tmp_path, "--method", method, "--optimizer", optimizer,
-                       "--lr", 1e-3, "--steps", 2)
-    assert code == 0 and set(results["models"]) == {"target", "retrain", method}
-    with torch.no_grad():
-        log = list(csv.DictReader((tmp_path / "log.csv").open()))
-    assert all((row["status"] != "") == (method == "ngdiff" and row["step"] == "0") for row in log)
+def test_every_method_runs_with_either_optimizer(plain, cache, tmp_path, method, optimizer):
+    run = train.prepare(train.parse([
+        *SMALL, "--cache", str(cache), "--out", str(tmp_path), "--method", method, "--optimizer",
+        optimizer, "--lr", "1e-3", "--steps", "2"]))
+    target = run.models["target"][0]
+    state = train.fresh_state(run.config, target)
+    *_, model = train.unlearn(target, run.config, run.sets, state)
+    assert state["step"] == 2 and state["stopped"] == "after 2 steps"
+    assert ["status" in row for row in state["log"]] == [method == "ngdiff", False]
+    assert not torch.equal(model.lm_head.weight, target.lm_head.weight)
 
 
 def test_micro_batches_give_the_same_run(plain, cache, tmp_path):
@@ -111,9 +121,10 @@ def test_micro_batches_give_the_same_run(plain, cache, tmp_path):
 
 
 def test_stop_holdout_ends_at_the_first_step_past_the_holdout_loss(cache, tmp_path):
-    code, results = go(cache, tmp_path, "--stop", "holdout", "--steps", 100)
+    code, results = go(cache, tmp_path, "--stop", "holdout", "--epochs", 40, "--steps", 400,
+                       "--no-autolr", "--lr", 0.05)
     m = results["models"]["ngdiff"]
-    assert 0 < results["steps"] < 100 and "reached the holdout loss" in results["stopped"]
+    assert 0 < results["steps"] < 400 and "reached the holdout loss" in results["stopped"]
     forget, holdout = map(float, re.findall(r"loss (\d+\.\d+)", results["stopped"]))
     assert forget >= holdout
     assert m["forget_loss"] == pytest.approx(forget, rel=0.2)      # mean over rows, not tokens
@@ -231,7 +242,7 @@ def test_kill_9_leaves_no_half_written_file(cache, plain, tmp_path):
     models = {k: {n: pytest.approx(v, rel=1e-3, abs=1e-3) for n, v in m.items()}
               for k, m in plain[1]["models"].items()}
     assert resumed["models"] == models       # nearly: another process may have other threads
-    assert sorted(p.name for p in out.iterdir()) == sorted(train.OUTPUTS[:-2])
+    assert sorted(p.name for p in out.iterdir()) == sorted(train.OUTPUTS[:6])
 
 
 def test_a_fresh_run_sweeps_away_what_an_earlier_one_left(plain, cache, tmp_path, monkeypatch):
@@ -244,8 +255,8 @@ def test_a_fresh_run_sweeps_away_what_an_earlier_one_left(plain, cache, tmp_path
 # ---- more than one process, bfloat16, published weights, too little memory
 
 def test_two_processes_take_the_single_ones_steps(tmp_path):
-    """Training, both gradients, AutoLR's losses and the holdout stop, summed over gloo."""
-    flags = "--tiny --authors 16 --epochs 2 --n_embd 32 --n_head 2 --stop holdout --steps 12".split()
+    """Training, both gradients and AutoLR's losses, summed over gloo."""
+    flags = "--tiny --authors 16 --epochs 2 --n_embd 32 --n_head 2 --steps 5".split()
     flags += ["--cache", str(tmp_path / "cache"), "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     runs = [subprocess.Popen([*command, "train.py", *flags, str(tmp_path / out)], cwd=ROOT,
@@ -255,12 +266,12 @@ def test_two_processes_take_the_single_ones_steps(tmp_path):
     assert [run.returncode for run in runs] == [0, 0]
     assert said[0].count("stopped") == said[1].count("stopped") == 1, "the first process alone speaks"
     one, two = (list(csv.DictReader((tmp_path / out / "log.csv").open())) for out in "12")
-    assert len(one) == len(two) > 2
+    assert len(one) == len(two) == 5
     for a, b in zip(one, two):
         for key in set(train.LOG_COLUMNS) - {"status"}:
             assert (a[key] == b[key] == "") or float(b[key]) == pytest.approx(
                 float(a[key]), rel=1e-4, abs=1e-6), (a["step"], key)
-    assert sorted(p.name for p in (tmp_path / "2").iterdir()) == sorted(train.OUTPUTS[:-2])
+    assert sorted(p.name for p in (tmp_path / "2").iterdir()) == sorted(train.OUTPUTS[:6])
 
 
 def test_each_process_gets_its_share_and_all_add_up(monkeypatch, plain, cache, tmp_path):
@@ -304,12 +315,11 @@ def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(cache, tmp_path):
     assert error(exact, 1e-5) < 1e-2 < 0.1 < error(parts, 1e-5)
 
 
-def test_a_bfloat16_run_comes_near_the_float32_one(plain, cache, tmp_path):
-    code, results = go(cache, tmp_path, "--dtype", "bfloat16")
-    assert code == 0
+def test_a_bfloat16_run_comes_near_the_float32_one(cache, tmp_path):
+    models = [go(cache, tmp_path / dtype, "--dtype", dtype, "--epochs", 3, "--steps", 3)[1]["models"]
+              for dtype in ("float32", "bfloat16")]
     for key in ("retain_loss", "forget_loss", "holdout_loss"):
-        assert results["models"]["ngdiff"][key] == pytest.approx(
-            plain[1]["models"]["ngdiff"][key], rel=0.2), key
+        assert models[0]["ngdiff"][key] == pytest.approx(models[1]["ngdiff"][key], rel=0.02), key
 
 
 def published(path, vocab_size, n_positions=64):
@@ -409,6 +419,9 @@ def refused(capsys, argv):
     ("--tiny --compare --resume", "--compare and --resume: "),
     ("--tiny --compare --ablate lr", "--compare and --ablate: "),
     ("--tiny --ablate lr --lr 3", "--ablate and --lr: --ablate sets or has no --lr"),
+    ("--tiny --ablate size --n_embd 64", "--ablate and --n_embd: "),
+    ("--tiny --ablate size --n_head 3 --n_embd 129", "--ablate and --n_embd: "),
+    ("--tiny --compare --seeds 101", "--seeds 101: 100 at most"),
     ("--tiny --ablate steps", "argument --ablate: invalid choice"),
     ("--tiny --ablate lazy --method ga", "--ablate lazy: there is no AutoLR to look at"),
     ("--data muse --compare", "--data muse: --compare, --ablate and --audit ask questions"),
