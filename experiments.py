@@ -235,13 +235,13 @@ ADAM, ADAM_LARGE = (1e-4, 3e-4, 1e-3), (3e-4, 1e-3, 3e-3)
 VARIANTS = {            # name: (flags, learning rates to choose from with SGD, and with Adam)
     "ngdiff, AutoLR": (dict(method="ngdiff", autolr=True), None, None),
     "ngdiff, fixed": (dict(method="ngdiff"), (0.03, 0.06, 0.1), ADAM),
-    "gdiff 0.9": (dict(method="gdiff", c=0.9), (0.3, 0.5, 1.0), ADAM),
-    "gdiff 0.5": (dict(method="gdiff", c=0.5), (0.05, 0.1, 0.2), ADAM),
+    "gdiff 0.9": (dict(method="gdiff", c=0.9), (0.5, 0.7, 1.0), ADAM),
+    "gdiff 0.5": (dict(method="gdiff", c=0.5), (0.05, 0.07, 0.1), ADAM),
     "gdiff 0.1": (dict(method="gdiff", c=0.1), (0.02, 0.03, 0.06), ADAM),
     "lossnorm": (dict(method="lossnorm"), (0.01, 0.03, 0.05), ADAM_LARGE),
     "pcgrad": (dict(method="pcgrad"), (0.03, 0.05, 0.1), ADAM),
     "mgda": (dict(method="mgda"), (2.0, 3.0, 5.0), ADAM_LARGE),
-    "npo": (dict(method="npo"), (0.003, 0.005, 0.008), ADAM),
+    "npo": (dict(method="npo"), (0.003, 0.004, 0.006), ADAM),
     "ga": (dict(method="ga"), (0.02, 0.03, 0.06), ADAM),
     "retain": (dict(method="retain"), (0.3,), (1e-4,)),      # forgets nothing to choose by
 }

@@ -83,7 +83,7 @@ class Config:
     lr: float = knob(0.01, "learning rate: AutoLR's first guess, or the fixed one")
     autolr: bool = knob(True, "fit the learning rate (only ngdiff does so by default)")
     lazy: int = knob(10, "AutoLR fits every so many steps")
-    steps: int = knob(100, "unlearning steps; with --stop holdout a bound, 250 unless given")
+    steps: int = knob(80, "unlearning steps; with --stop holdout a bound, 250 unless given")
     stop: str = knob("steps", "after --steps, or when the mean forget loss reaches the mean loss "
                      "on the holdout authors", choices=("steps", "holdout"))
     batch: int = knob(0, "retain rows a step, and forget rows, at most; 0: half of the retain "
