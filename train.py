@@ -54,6 +54,7 @@ def knob(default, text, tofu=None, choices=None):
 
 @dataclass
 class Config:
+    """Every knob: a flag of the command line with its type, default and help."""
     # data
     tiny: bool = knob(False, "the built-in mini-TOFU and a model to match")
     data: str = knob("", "folder with TOFU's published files, or with text of your own (see "
@@ -540,6 +541,7 @@ def about(config):
 
 
 def csv_text(log):
+    """log.csv: one row a step; a column that the step has not stays empty."""
     out = io.StringIO()
     writer = csv.DictWriter(out, LOG_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -274,7 +274,7 @@ def test_the_area_is_that_under_the_best_utility_still_had_at_each_forgetting():
     rng = np.random.default_rng(0)
     for _ in range(20):
         f, u = rng.uniform(-0.2, 1.3, 9), rng.uniform(0, 1.2, 9)
-        x = (np.arange(20000) + 0.5) / 20000
+        x = (np.arange(3000) + 0.5) / 3000
         best = [max([min(b, 1) for a, b in zip(f, u) if min(a, 1) >= at], default=0) for at in x]
         area = metrics.area_under_utility(f, u)
         assert area == pytest.approx(np.mean(best), abs=1e-3)
