@@ -94,16 +94,16 @@ def report(run, models):
     measured = {name: finite(metrics.evaluate, m, run.tokenizer, run.data)
                 for name, m in models.items()}
     results = {name: metrics.summary(m, measured["retrain"]) for name, m in measured.items()}
-    if config.audit:
-        audit(run, models)
-    run.seconds["evaluate"] = time.time() - t0
-    run.seconds["total"] = sum(run.seconds.values())
     parts = [p for p in run.data if p != "holdout"]
     print("\n" + table(results) + "\n")
     print("\n".join(samples(measured, p, 1) for p in (
         "forget", "forget_questions", "retain", "world") if p in run.data))
     train.write_text(out("samples.txt"), "\n".join(samples(measured, p) for p in parts) + "\n")
     draw_curves(out("curves.png"), state["log"], results, config.method)
+    if config.audit:
+        audit(run, models)
+    run.seconds["evaluate"] = time.time() - t0
+    run.seconds["total"] = sum(run.seconds.values())
     train.write_text(out("results.json"), json.dumps(
         {"config": asdict(config), "seconds": run.seconds, "steps": state["step"],
          "stopped": state["stopped"], "models": results}, indent=1))
@@ -398,15 +398,15 @@ def draw_tradeoff(path, entries):
             runs = [r for e in entries for r in e["runs"]
                     if (e["method"], e["optimizer"]) == (name, optimizer)]
             for j, r in enumerate(runs):
-                ours = name.startswith("ngdiff")
                 ax.plot(*on_path(r), color="black" if i == 0 else f"C{i - 1}", alpha=0.8,
-                        lw=2 if ours else 1, zorder=3 if ours else 2, label=None if j else name)
+                        lw=2 if i == 0 else 1, zorder=3 if i == 0 else 2,
+                        label=None if j else name)
         ax.plot(0, 1, "s", color="black", ms=8, zorder=4, label="target")
         ax.plot([1] * len(runs),
                 [r["retrain"]["look"]["utility"] / r["path"][0]["utility"] for r in runs],
                 "*", color="gold", mec="black", ms=12, zorder=4, label="retrained")
         ax.axvline(1, color="tab:gray", ls=":", lw=1)
-        ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], xlim=(-0.05, 2.05), ylim=(0, 1.05),
+        ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], xlim=(-0.05, 1.55), ylim=(0.6, 1.02),
                xlabel="forgetting: 0 as the target, 1 as the retrained model (by forget ROUGE)")
     fig.axes[0].set_ylabel("utility, share of the target's")
     fig.axes[0].legend(fontsize=8, loc="lower left")
