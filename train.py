@@ -729,10 +729,10 @@ def main(argv=None):
         elif config.ablate:
             experiments.ablate(config)
         else:
-            models, first = story(run), processes()[0] == 0
+            models = story(run)
             if dist.is_initialized():
-                dist.destroy_process_group()   # what is left to do, the first does alone
-            if first:
+                dist.barrier()             # what is left to do, the first does alone
+            if processes()[0] == 0:
                 experiments.report(run, models)
     except FloatingPointError as e:
         print(f"train.py: stopped: {e}", file=sys.stderr)
@@ -753,4 +753,8 @@ def main(argv=None):
 
 if __name__ == "__main__":
     from train import main as run_main   # under its own name, as experiments.py knows this file
-    sys.exit(run_main())
+    code = run_main()
+    if dist.is_initialized():   # gloo's threads abort now and then at a normal end
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
