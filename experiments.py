@@ -151,13 +151,20 @@ def finite(f, *args):
         raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
 
 
+def hopeless(path, enough, half):
+    """Whether a run on this path is given up: a tenth of the utility is left; or, where half of
+    its steps are done, these have brought less than a tenth of the forgetting."""
+    first, last = path[0], path[-1]
+    forgotten, wanted = (first["forget_rouge"] - x for x in (last["forget_rouge"], enough))
+    return last["utility"] < 0.1 * first["utility"] or half and forgotten < 0.1 * wanted
+
+
 def one_run(config, enough=None, fixed=0):
     """One unlearning run from the cached models, in a process of its own, and what it came to.
 
     enough: the retrained model's forget ROUGE. With it the run is looked at every LOOK steps, and
-    ends where it is reached and the holdout stop too, after `fixed` steps at the earliest; or
-    where a tenth of the utility is left; or where half of the steps have brought less than a tenth
-    of the forgetting. Measured in full (only if `fixed`: without it a learning rate is being
+    ends where it is reached and the holdout stop too, after `fixed` steps at the earliest, or
+    where it is hopeless. Measured in full (only if `fixed`: without it a learning rate is being
     chosen) are that first point of equal forgetting or else the end, the step `fixed` and the
     holdout stop. Without `enough` it is train.py's run, measured at its end.
     """
@@ -192,11 +199,8 @@ def one_run(config, enough=None, fixed=0):
             if step == fixed and fixed:
                 out["fixed"] = measured("forget", "holdout")
             looking += time.time() - t1
-            first, last = path[0], path[-1]
-            destroyed = last["utility"] < 0.1 * first["utility"]
-            idle = step >= config.steps / 2 and last["forget_rouge"] > \
-                first["forget_rouge"] - 0.1 * (first["forget_rouge"] - enough)
-            if destroyed or idle or {"final", "holdout"} <= out.keys() and step >= fixed:
+            if hopeless(path, enough, step >= config.steps / 2) or \
+                    {"final", "holdout"} <= out.keys() and step >= fixed:
                 break
         seconds = time.time() - t0 - looking
         out = {"final": measured(*run.data), "fixed": measured("forget", "holdout"), **out}
@@ -255,7 +259,8 @@ def on_path(result):
     if room <= 0:
         raise FloatingPointError(
             f"forget ROUGE {first['forget_rouge']:.3f} of the target model, which learned the "
-            f"forget rows, and {aim:.3f} of the retrained one, which did not: there is nothing to forget; try more --epochs")
+            f"forget rows, and {aim:.3f} of the retrained one, which did not: there is nothing to "
+            "forget; try more --epochs")
     return ([(first["forget_rouge"] - p["forget_rouge"]) / room for p in result["path"]],
             [p["utility"] / first["utility"] for p in result["path"]])
 
@@ -406,7 +411,7 @@ def draw_tradeoff(path, entries):
                 [r["retrain"]["look"]["utility"] / r["path"][0]["utility"] for r in runs],
                 "*", color="gold", mec="black", ms=12, zorder=4, label="retrained")
         ax.axvline(1, color="tab:gray", ls=":", lw=1)
-        ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], xlim=(-0.05, 1.55), ylim=(0.6, 1.02),
+        ax.set(title=dict(sgd="SGD", adam="Adam")[optimizer], xlim=(-0.05, 1.55), ylim=(0.6, 1.02),
                xlabel="forgetting: 0 as the target, 1 as the retrained model (by forget ROUGE)")
     fig.axes[0].set_ylabel("utility, share of the target's")
     fig.axes[0].legend(fontsize=8, loc="lower left")

@@ -98,7 +98,8 @@ class Config:
                        choices=("lazy", "lr", "batch", "forget", "size"))
     audit: bool = knob(False, "after the run: is it gone or hidden? relearn, quantize, extract")
     # the run
-    out: str = knob("", "run folder; empty: out/<data>-<method>-seed<seed>, or -compare, -ablate-..")
+    out: str = knob("", "run folder; empty: out/<data>-<method>-seed<seed>, or -compare, "
+                    "-ablate-<name>")
     cache: str = knob("out/cache", "folder of the target and retrained models")
     device: str = knob("auto", "cpu, cuda, or auto: cuda where there is one",
                        choices=("auto", "cpu", "cuda"))
@@ -181,7 +182,7 @@ def check_together(config, given):
     if "seeds" in given and not config.compare:
         raise ValueError("--seeds: only --compare runs several; one run takes --seed")
     if config.seeds > 100:
-        raise ValueError(f"--seeds {config.seeds}: 100 at most, for learning rates are chosen on 100")
+        raise ValueError(f"--seeds {config.seeds}: 100 at most (rates are chosen on seed 100)")
     varied = ("n_layer", "n_embd", "init") if config.ablate == "size" else (config.ablate,)
     ignored = {"compare": ("ablate", "seed", "method", "c", "optimizer", "lr", "autolr", "lazy",
                            "stop"), "ablate": varied}.get(several, ())
