@@ -529,8 +529,10 @@ def holdout_reached(model, config, sets, state, row):
 
 def about(config):
     """config.json: the flags, the versions and the commit that a run was made with."""
-    packages = {name: version(name) for name in ("torch", "numpy", "matplotlib", "tiktoken")}
-    out = {**asdict(config), "python": platform.python_version(), **packages,
+    packages = {name: version(name) for name in ("numpy", "matplotlib", "tiktoken")}
+    # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
+    out = {**asdict(config), "python": platform.python_version(), "torch": torch.__version__,
+           **packages,
            "threads": torch.get_num_threads()}
     if shutil.which("git"):
         folder = os.path.dirname(os.path.abspath(__file__))

@@ -263,7 +263,7 @@ def test_tofu_is_cut_to_the_first_authors_and_measured_where_it_can_be(tmp_path)
 ])
 def test_a_broken_row_is_named_by_file_and_line(tmp_path, name, line, text, message):
     path = write_tofu(tmp_path) / f"{name}.json"
-    lines = path.read_text().splitlines()
+    lines = path.read_text("utf-8").splitlines()
     lines[line - 1] = text
     path.write_text("\n".join(lines) + "\n")
     with pytest.raises(ValueError, match=re.escape(message)):

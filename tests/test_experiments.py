@@ -50,14 +50,14 @@ def test_run_all_keeps_the_order_and_starts_real_processes(monkeypatch, capsys):
 def test_one_run_is_the_run_that_train_py_makes(cache, tmp_path):
     """The same steps, and where the holdout stop is crossed, the step at which --stop stops."""
     assert go(cache, tmp_path / "a") == 0
-    plain = json.loads((tmp_path / "a/results.json").read_text())
+    plain = json.loads((tmp_path / "a/results.json").read_text("utf-8"))
     config = train.parse([*SMALL, "--cache", str(cache), "--out", str(tmp_path)])
     one = experiments.one_run(config)
     assert one["steps"] == plain["steps"] == 6 and one["path"] == []
     assert one["final"] == {"steps": 6, **plain["models"]["ngdiff"]}
     flags = ("--no-autolr", "--lr", 0.03, "--steps", 100)
     assert go(cache, tmp_path / "b", *flags, "--stop", "holdout") == 0
-    stopped = json.loads((tmp_path / "b/results.json").read_text())
+    stopped = json.loads((tmp_path / "b/results.json").read_text("utf-8"))
     config = train.parse([*SMALL, *map(str, flags), "--cache", str(cache), "--out", str(tmp_path)])
     one = experiments.one_run(config, enough=0.0, fixed=2)
     assert one["holdout"]["steps"] == stopped["steps"] < 100 and one["fixed"]["steps"] == 2
@@ -104,12 +104,12 @@ def test_compare_chooses_rates_on_a_seed_that_it_does_not_report(cache, tmp_path
     assert sorted(c.method for c in tuned) == ["gdiff"] * 6 + ["ngdiff"] * 2
     assert all(c.autolr == (c.method == "ngdiff") for c, _ in seen)
     assert all(c.lr == train.Config.lr for c, _ in seen if c.autolr), "nothing chosen for AutoLR"
-    saved = json.loads((tmp_path / "compare.json").read_text())
+    saved = json.loads((tmp_path / "compare.json").read_text("utf-8"))
     for entry in saved:
         assert entry["rates"][str(entry["config"]["lr"])] == max(entry["rates"].values())
     means = [sum(entry["areas"]) for entry in saved]
     assert means == sorted(means, reverse=True), "ranked by area"
-    table = (tmp_path / "table.txt").read_text()
+    table = (tmp_path / "table.txt").read_text("utf-8")
     assert table.strip() in capsys.readouterr().out and "8 runs on seed 100, 4 runs reported" in table
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "compare.json", "config.json", "table.txt", "tradeoff.png"]
@@ -133,10 +133,10 @@ def test_area_counts_from_the_target_to_the_retrained_model():
 @pytest.mark.parametrize("name", ["lazy", "forget"])
 def test_an_ablation_is_one_run_a_value(cache, tmp_path, name):
     assert go(cache, tmp_path, "--ablate", name, "--authors", 20, "--epochs", 5) == 0
-    done = json.loads((tmp_path / "ablate.json").read_text())
+    done = json.loads((tmp_path / "ablate.json").read_text("utf-8"))
     values = [change[name] for change in experiments.ABLATIONS[name]]
     assert [entry[name] for entry in done] == values
-    assert len((tmp_path / "table.txt").read_text().splitlines()) == 1 + len(values)
+    assert len((tmp_path / "table.txt").read_text("utf-8").splitlines()) == 1 + len(values)
     if name == "lazy":      # 6 steps: fitted at each of them, or at the first alone
         assert done[0]["fits"] == done[-1]["fits"] + 5
     else:                   # other authors are forgotten: other retrained models
@@ -196,7 +196,7 @@ def test_extraction_strength_of_a_model_that_knows_and_one_that_does_not(run):
 
 def test_audit_reports_every_model_and_draws_it(cache, tmp_path, capsys):
     assert go(cache, tmp_path, "--audit") == 0
-    audits = json.loads((tmp_path / "audit.json").read_text())
+    audits = json.loads((tmp_path / "audit.json").read_text("utf-8"))
     assert list(audits) == ["target", "retrain", "ngdiff", "fresh"]
     assert audits["target"]["relearn_prob 0"] > audits["fresh"]["relearn_prob 0"]
     assert len(audits["fresh"]["relearn_curve"]) == experiments.RELEARN_STEPS // 2 + 1

@@ -52,8 +52,9 @@ def test_five_numbers_are_summed_in_float64():
     g[0] = 1e3
     exact = g.double()
     five = five_numbers(1.0, [g.clone()], 1.0, [-g])
-    assert five.norm_retain == pytest.approx(exact.norm().item(), rel=1e-12)
-    assert five.dot == pytest.approx(-(exact @ exact).item(), rel=1e-12)
+    # 1e-10: what float64 leaves with any order of summation; float32 is off by 1e-6 or more
+    assert five.norm_retain == pytest.approx(exact.norm().item(), rel=1e-10)
+    assert five.dot == pytest.approx(-(exact @ exact).item(), rel=1e-10)
 
 
 def test_norm_is_the_global_one_over_all_parameters():

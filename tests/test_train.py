@@ -1,4 +1,5 @@
 """train.py: the run folder, sameness, going on after a kill, and what a wrong word gets."""
+import contextlib
 import csv
 import json
 import math
@@ -45,7 +46,7 @@ def go(cache, out, *flags, base=SMALL):
     """main() in the folder `out`: (exit code, results.json or None)."""
     code = train.main([*base, "--cache", str(cache), "--out", str(out), *map(str, flags)])
     path = Path(out) / "results.json"
-    return code, json.loads(path.read_text()) if path.exists() else None
+    return code, json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
 def numbers(results):
@@ -74,10 +75,18 @@ def test_the_run_folder_holds_what_it_promises(plain):
     rows = list(csv.DictReader((out / "log.csv").open()))
     assert tuple(rows[0]) == train.LOG_COLUMNS and len(rows) == results["steps"] == 12
     assert [r["status"] != "" for r in rows] == [i % 10 == 0 for i in range(12)], "lazy: 0 and 10"
-    config = json.loads((out / "config.json").read_text())
+    config = json.loads((out / "config.json").read_text("utf-8"))
     assert config["authors"] == 16 and config["torch"] == torch.__version__
-    assert "[forget] " in (out / "samples.txt").read_text()
+    assert "[forget] " in (out / "samples.txt").read_text("utf-8")
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_recorded_torch_is_the_build_that_ran(monkeypatch):
+    """A wheel's metadata say 2.13.0 where torch says 2.13.0+cu130: the latter is recorded."""
+    monkeypatch.setattr(torch, "__version__", "2.13.0+build")
+    monkeypatch.setattr(train, "version", lambda name: "metadata")
+    about = train.about(train.Config())
+    assert about["torch"] == "2.13.0+build" and about["numpy"] == "metadata"
 
 
 def test_the_log_holds_the_methods_identities(plain):
@@ -92,7 +101,7 @@ def test_the_log_holds_the_methods_identities(plain):
 def test_the_same_seed_gives_the_same_numbers_from_scratch(plain, tmp_path):
     code, results = go(tmp_path / "another_cache", tmp_path / "again")
     assert numbers(results) == numbers(plain[1])
-    assert (tmp_path / "again/log.csv").read_text() == (plain[0] / "log.csv").read_text()
+    assert (tmp_path / "again/log.csv").read_text("utf-8") == (plain[0] / "log.csv").read_text("utf-8")
 
 
 def test_another_seed_gives_other_numbers(plain, cache, tmp_path):
@@ -213,7 +222,7 @@ def test_a_run_that_goes_on_ends_in_the_same_numbers(cache, tmp_path, monkeypatc
     assert "--resume" in capsys.readouterr().out
     code, resumed = go(cache, tmp_path / "cut", *flags, "--resume")
     assert code == 0 and numbers(resumed) == numbers(whole)
-    assert (tmp_path / "cut/log.csv").read_text() == (tmp_path / "whole/log.csv").read_text()
+    assert (tmp_path / "cut/log.csv").read_text("utf-8") == (tmp_path / "whole/log.csv").read_text("utf-8")
 
 
 def test_training_that_goes_on_ends_in_the_same_numbers(plain, tmp_path, monkeypatch):
@@ -236,7 +245,7 @@ def test_kill_9_leaves_no_half_written_file(cache, plain, tmp_path):
         time.sleep(0.01)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    json.loads((out / "config.json").read_text())
+    json.loads((out / "config.json").read_text("utf-8"))
     train.read_checkpoint(out / "checkpoint.pt", ["config", "model", "step"])
     code, resumed = go(cache, out, "--resume")
     models = {k: {n: pytest.approx(v, rel=1e-3, abs=1e-3) for n, v in m.items()}
@@ -260,9 +269,15 @@ def test_two_processes_take_the_single_ones_steps(tmp_path):
     flags += ["--cache", str(tmp_path / "cache"), "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
     runs = [subprocess.Popen([*command, "train.py", *flags, str(tmp_path / out)], cwd=ROOT,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+                             start_new_session=True)
             for command, out in (([sys.executable], "1"), ([*torchrun, "2"], "2"))]
-    said = [run.communicate(timeout=120)[0].decode() for run in runs]
+    try:
+        said = [run.communicate(timeout=120)[0].decode() for run in runs]
+    finally:
+        for run in runs:            # torchrun and its workers, if one of them hangs
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
     assert [run.returncode for run in runs] == [0, 0]
     assert said[0].count("stopped") == said[1].count("stopped") == 1, "the first process alone speaks"
     one, two = (list(csv.DictReader((tmp_path / out / "log.csv").open())) for out in "12")
@@ -309,10 +324,12 @@ def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(cache, tmp_path):
     _, true = ngdiff.loss_and_grad(train.loss_parts(model, rows, train.Config(device="cpu")), params)
     slope = sum(float((g * g).sum()) for g in true)
 
-    def error(parts, lr):
-        minus, plus = ngdiff.probe(parts, params, true, lr)
-        return abs(ngdiff.parabola(minus, 0, plus, lr)[0] / slope - 1)
-    assert error(exact, 1e-5) < 1e-2 < 0.1 < error(parts, 1e-5)
+    def error(parts):
+        """Mean over eight widths: one sample of rounding noise may happen to be small."""
+        pairs = [(ngdiff.probe(parts, params, true, i * 2e-6), i * 2e-6) for i in range(4, 12)]
+        return sum(abs(ngdiff.parabola(minus, 0, plus, lr)[0] / slope - 1)
+                   for (minus, plus), lr in pairs) / len(pairs)
+    assert error(exact) < 1e-2 and 3 * error(exact) < error(parts)
 
 
 def test_a_bfloat16_run_comes_near_the_float32_one(cache, tmp_path):
@@ -499,7 +516,7 @@ def test_numbers_that_run_away_stop_the_run_with_a_hint(cache, tmp_path, capsys,
 # ---- words that could rot
 
 def test_every_command_of_the_readme_is_one_that_train_py_takes():
-    commands = re.findall(r"python train\.py ([^\n`#|]*)", (ROOT / "README.md").read_text())
+    commands = re.findall(r"python train\.py ([^\n`#|]*)", (ROOT / "README.md").read_text("utf-8"))
     assert len(commands) > 3
     for command in commands:
         if "--help" not in command:
@@ -508,7 +525,7 @@ def test_every_command_of_the_readme_is_one_that_train_py_takes():
 
 
 def test_the_readme_defines_every_log_column_and_metric():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text("utf-8")
     for name in set(train.LOG_COLUMNS) | SUMMARY | MUSE | KNOWMEM:
         assert f"`{name}`" in readme, f"README.md does not say what {name} is"
 
