@@ -1,16 +1,13 @@
 """The data: fictitious authors to remember and to forget, the tokenizer, and the batches.
 
-Four sources, one layout: a dict of parts, each a list of rows. Questions: `mini_tofu(seed)`, made
-from templates, and `load_tofu(folder)`, TOFU's published files (Maini et al. 2024, arXiv
-2401.06121). Passages, for the measures of MUSE (Shi et al. 2024, arXiv 2407.06460): `mini_muse(
-seed)` and `load_text(folder)`. A row is a dict: `passage`; or `question`, `answer` and, if it is to
-be measured by truth ratio, `paraphrased_answer` and `perturbed_answer` (a list of wrong answers).
+Two sources, one layout: a dict of sets, each a list of rows. `mini_tofu(seed)` is made from
+templates; `load_tofu(folder)` reads TOFU's published files (Maini et al. 2024, arXiv 2401.06121).
+A row is a dict: `question`, `answer`; to be measured by truth ratio also `paraphrased_answer` and
+`perturbed_answer` (a list of wrong answers). An empty question makes the answer a text by itself.
   forget        some authors' rows: learned by the target model, then to be unlearned
   retain        the other authors' rows: to be kept
   holdout       authors that no model ever sees: what "never seen" looks like
   world, real_authors   facts outside both: learned by every model, in no unlearning batch
-  retain_questions      on the passages: learned and kept with them
-  forget_questions      on the passages: learned with them, but in no unlearning batch
 """
 import json
 import os
@@ -22,11 +19,8 @@ from typing import NamedTuple
 import tiktoken
 import torch
 
-from model import Batch
-
 SPLITS = {"forget01": 0.01, "forget05": 0.05, "forget10": 0.10}   # share of authors to forget
 TOFU_ROWS_PER_AUTHOR = 20
-PASSAGES = ("retain", "forget", "holdout")     # the parts that are text in a data set of text
 END = "<|endoftext|>"
 
 # --------------------------------------------------------------------------- (a) mini-TOFU
@@ -144,22 +138,28 @@ def read_lines(path):
 
 
 def read_rows(path, fields):
-    """Rows of a JSON lines file; ValueError names file and line of one that is broken."""
+    """Rows of a JSON lines file. ValueError names file and line of one that is broken, or in which
+    one of `fields` is missing or empty."""
     rows = []
     for i, line in enumerate(read_lines(path), 1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as e:
             raise ValueError(f"{path}, line {i}: not JSON ({e})") from None
-        for field in fields:
-            value = row.get(field) if isinstance(row, dict) else None
-            texts = value if field == "perturbed_answer" and isinstance(value, list) else [value]
-            if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-                raise ValueError(f"{path}, line {i}: field '{field}' is missing or empty")
+        check_row(row, fields, f"{path}, line {i}")
         rows.append(row)
     if not rows:
         raise ValueError(f"{path}: no rows")
     return rows
+
+
+def check_row(row, fields, where):
+    """ValueError unless each of `fields` holds text; `perturbed_answer`: a list of texts."""
+    for field in fields:
+        value = row.get(field) if isinstance(row, dict) else None
+        texts = value if field == "perturbed_answer" and isinstance(value, list) else [value]
+        if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
+            raise ValueError(f"{where}: field '{field}' is missing or empty, or no text")
 
 
 def load_tofu(folder, forget="forget10", authors=200):
@@ -180,8 +180,9 @@ def load_tofu(folder, forget="forget10", authors=200):
         rows = read_rows(path, fields)
         n = n_authors * TOFU_ROWS_PER_AUTHOR if n_authors else len(rows)
         if n > len(rows):
-            raise ValueError(f"--authors {authors}: {path} holds "
-                             f"{len(rows) // TOFU_ROWS_PER_AUTHOR} authors, {n_authors} are needed")
+            raise ValueError(f"--authors {authors}: {path} holds {len(rows)} rows, which are "
+                             f"{len(rows) // TOFU_ROWS_PER_AUTHOR} authors of "
+                             f"{TOFU_ROWS_PER_AUTHOR} rows each; {n_authors} are needed")
         return rows[:n]
 
     retain = read(f"retain{100 - int(share)}", asked, authors - n_forget)
@@ -191,70 +192,6 @@ def load_tofu(folder, forget="forget10", authors=200):
             "holdout": read(f"holdout{share}", asked, n_forget),
             "world": read("world_facts_perturbed", wrong),
             "real_authors": read("real_authors_perturbed", wrong)}
-
-
-# --------------------------------------------------------------------------- (c) passages of text
-
-def plain(rows):
-    return [{field: row[field] for field in ("question", "answer")} for row in rows]
-
-
-def mini_muse(seed, forget="forget10", authors=160):
-    """A passage of text on each author of `mini_tofu(seed)`, and the questions on what it says.
-
-    A passage tells the author's facts in an order of its own, each in the answer's words or in its
-    paraphrase's: so who knows every fact still can't say how the text goes on.
-    """
-    tofu, n = mini_tofu(seed, forget, authors), len(QUESTIONS)
-    rng = random.Random(f"passages {seed}")                # apart: the facts are mini-TOFU's
-
-    def passages(rows):
-        sentences = [row[rng.choice(("answer", "paraphrased_answer"))] for row in rows]
-        return [{"passage": " ".join(rng.sample(sentences[i:i + n], n))}
-                for i in range(0, len(rows), n)]
-
-    return {**{part: passages(tofu[part]) for part in PASSAGES},
-            **{part + "_questions": plain(tofu[part]) for part in ("retain", "forget")},
-            "world": tofu["world"]}
-
-
-def is_text(folder):
-    """Whether the folder holds passages (else TOFU's files), among which no author is counted."""
-    return any(os.path.exists(os.path.join(folder, part + ".txt")) for part in PASSAGES)
-
-
-def load_text(folder):
-    """Passages of one's own from `folder`: forget.txt, retain.txt and holdout.txt, parted by blank
-    lines; forget_questions.json and retain_questions.json, JSON lines, both or neither. ValueError
-    names file and passage or line of what is missing, in two parts, or not to be measured."""
-    data, found_in = {}, {}
-    for part in PASSAGES:
-        path = os.path.join(folder, part + ".txt")
-        passages = re.split(r"\n\s*\n", "\n".join(read_lines(path)))
-        data[part] = [{"passage": " ".join(p.split())} for p in passages if p.strip()]
-        if not data[part]:
-            raise ValueError(f"{path}: no passages")
-        for i, passage in enumerate((row["passage"] for row in data[part]), 1):
-            if len(re.findall("[a-z0-9]+", passage.lower())) < 2:      # those that ROUGE-L counts
-                raise ValueError(f"{path}, passage {i}: '{passage[:40]}' has not two words in a-z "
-                                 "or 0-9, one to begin with and one to go on")
-            if found_in.setdefault(passage, path) != path:
-                raise ValueError(f"{path}, passage {i}: '{passage[:40]}' is in {found_in[passage]} "
-                                 "too; leave it in one of them")
-    paths = {p: os.path.join(folder, p + ".json") for p in ("retain_questions", "forget_questions")}
-    if any(map(os.path.exists, paths.values())):           # one alone: the other cannot be read
-        for part, path in paths.items():
-            data[part] = plain(read_rows(path, ("question", "answer")))
-    return data
-
-
-def load(folder, seed, forget, authors):
-    """What --data names: "" mini-TOFU, "muse" mini-MUSE, else a folder of TOFU's files or text."""
-    if folder in ("", "muse"):
-        return (mini_muse if folder else mini_tofu)(seed, forget, authors)
-    if not os.path.isdir(folder):
-        raise ValueError(f"--data {folder}: no such folder")
-    return load_text(folder) if is_text(folder) else load_tofu(folder, forget, authors)
 
 
 # --------------------------------------------------------------------------- tokens
@@ -270,10 +207,10 @@ def answer_text(answer):
     return " " + answer
 
 
-def row_answers(row):
-    """Every answer that a row holds: gold (a passage: itself), its paraphrase, the wrong ones."""
-    return [row[f] for f in ("passage", "answer", "paraphrased_answer") if f in row] + \
-        row.get("perturbed_answer", [])
+def answers_of(row):
+    """Every answer that a row holds: the gold one, its paraphrase, the wrong ones."""
+    paraphrase = [row["paraphrased_answer"]] if "paraphrased_answer" in row else []
+    return [row["answer"], *paraphrase, *row.get("perturbed_answer", [])]
 
 
 def word_tokenizer(data):
@@ -283,9 +220,9 @@ def word_tokenizer(data):
     token; any other text falls back to bytes, so everything comes back unchanged. Holdout words
     are in it too: a word that no model learned must look the same in forget and holdout rows.
     """
-    rows = [row for part in data.values() for row in part]
-    texts = {row["question"] + "\n" for row in rows if "question" in row}
-    texts |= {answer_text(row_answers(row)[0]) for row in rows}
+    rows = [row for some in data.values() for row in some]
+    texts = {row["question"] + "\n" for row in rows if row["question"]}
+    texts |= {answer_text(row["answer"]) for row in rows}
     pieces = {piece.encode() for text in texts for piece in re.findall(PIECES, text)}
     ranks = {bytes([i]): i for i in range(256)}
     for piece in sorted(pieces - ranks.keys()):
@@ -308,30 +245,46 @@ def gpt2_tokenizer():
 # --------------------------------------------------------------------------- batches
 
 class Example(NamedTuple):
-    """A question with one answer, or a passage, as token ids: prompt, answer, end of text."""
+    """A question with one answer as token ids: prompt, answer, end of text."""
     tokens: list
     n_prompt: int
 
 
 def encode(tokenizer, question, answer):
-    """A passage is the answer to None: its first word is predicted from the end of some text."""
-    prompt = [tokenizer.eot_token] if question is None else \
-        tokenizer.encode_ordinary(question + "\n")
+    """The prompt of an empty question is the end of some other text: the answer stands alone."""
+    prompt = tokenizer.encode_ordinary(question + "\n") if question else [tokenizer.eot_token]
     answer = tokenizer.encode_ordinary(answer_text(answer))
     return Example(prompt + answer + [tokenizer.eot_token], len(prompt))
 
 
-def encode_gold(tokenizer, rows):
-    return [encode(tokenizer, row.get("question"), row_answers(row)[0]) for row in rows]
+def encode_rows(tokenizer, rows):
+    """Each row's question with its gold answer: a list of Examples."""
+    return [encode(tokenizer, row["question"], row["answer"]) for row in rows]
 
 
 def longest_row(tokenizer, data):
-    """Length in tokens, and a name to print, of the longest passage, or question with any of
-    its answers."""
-    return max((len(encode(tokenizer, q, a).tokens), f"{part} row {i}", a)
-               for part, rows in data.items() for i, row in enumerate(rows, 1)
-               for q in {row.get("question"), row.get("paraphrased_question", row.get("question"))}
-               for a in row_answers(row))[:2]
+    """(length in tokens, name to print) of the longest question with any of its answers."""
+    return max((len(encode(tokenizer, q, a).tokens), f"{name} row {i}", a)
+               for name, rows in data.items() for i, row in enumerate(rows, 1)
+               for q in {row["question"], row.get("paraphrased_question", row["question"])}
+               for a in answers_of(row))[:2]
+
+
+class Batch(NamedTuple):
+    """B rows of token ids, padded on the right to T, and the M places where labels stand.
+
+    The places are found once, on the CPU, when the batch is made: searching a mask for them in
+    the forward pass would make a GPU wait.
+    """
+    tokens: torch.Tensor      # (B, T) int64
+    positions: torch.Tensor   # (M,) int64, the labelled places in the flattened (B*T) batch
+    labels: torch.Tensor      # (M,) int64, the token that follows each of them
+    row_of: torch.Tensor      # (M,) int64, the row that each of them is in
+
+    def to(self, device):
+        if str(device).startswith("cuda"):   # from pinned memory, while the CPU goes on
+            return Batch(*(x.pin_memory().to(device, non_blocking=True) for x in self))
+        return Batch(*(x.to(device) for x in self))
 
 
 def collate(examples):
@@ -341,22 +294,22 @@ def collate(examples):
     prompt to the last token before the end of text, which is the last label.
     """
     T = max(len(e.tokens) for e in examples) - 1
-    tokens, positions, labels, rows = [], [], [], []
+    tokens, positions, labels, row_of = [], [], [], []
     for i, (ids, n_prompt) in enumerate(examples):
         tokens.append(ids[:-1] + [0] * (T - len(ids) + 1))        # what a pad holds is never seen
         positions += range(i * T + n_prompt - 1, i * T + len(ids) - 1)
         labels += ids[n_prompt:]
-        rows += [i] * (len(ids) - n_prompt)
-    return Batch(*map(torch.tensor, (tokens, positions, labels, rows)))
+        row_of += [i] * (len(ids) - n_prompt)
+    return Batch(*map(torch.tensor, (tokens, positions, labels, row_of)))
 
 
 def shuffled(n, size, seed, start=0):
-    """Endless batches of row numbers, each epoch a fresh permutation of all n rows, cut into the
-    fewest batches of at most `size`, all of about one length (a short last batch would give a
-    gradient that is mostly noise).
+    """Endless batches of row numbers. Each epoch is a fresh permutation of all n rows, cut into the
+    fewest batches of at most `size`, all about equally large: a small last batch would give a
+    gradient that is mostly noise.
 
-    What step t gets depends on (seed, t) alone, so a resumed run goes on at `start` = t with the
-    very batches that it would have seen.
+    What step t gets depends on (seed, t) alone: a run that goes on at `start` = t sees the very
+    batches that it would have seen.
     """
     per_epoch = -(-n // size)
     for epoch in count(start // per_epoch):
@@ -367,6 +320,6 @@ def shuffled(n, size, seed, start=0):
 
 
 def by_length(examples, size):
-    """Batches of about equal length, for measuring: lists of row numbers, every row once."""
+    """Batches of rows of about one length: lists of row numbers, every row once."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     return [order[i:i + size] for i in range(0, len(order), size)]

@@ -19,19 +19,18 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-from data import by_length, collate, encode, encode_gold
+from data import by_length, collate, encode, encode_rows
 
 
-def _checked(name, values, ndim=1, rows=None):
-    """`values` as a float64 array of `ndim` axes (and `rows` rows), or the promised ValueError."""
-    arrays = [np.asarray(row, dtype=np.float64) for row in values]
-    if not arrays or len(arrays) != (rows or len(arrays)):
-        raise ValueError(f"{name} has {len(arrays)} rows: expected {rows or 'at least 1'}")
-    for i, row in enumerate(arrays):
-        fits = row.ndim == ndim - 1 and row.shape == arrays[0].shape and row.size > 0
-        if not fits or not np.all(np.isfinite(row)):
-            raise ValueError(f"{name}, row {i} is {row}: expected finite numbers, as many a row")
-    return np.array(arrays)
+def _checked(name, values, rows=None):
+    """`values` as a float64 array (N,) (N = `rows` if given), or the promised ValueError."""
+    values = [np.asarray(value, dtype=np.float64) for value in values]
+    if not values or len(values) != (rows or len(values)):
+        raise ValueError(f"{name} has {len(values)} rows: expected {rows or 'at least 1'}")
+    for i, value in enumerate(values):
+        if value.ndim or not np.isfinite(value):
+            raise ValueError(f"{name}, row {i} is {value}: expected a finite number")
+    return np.array(values)
 
 
 def rouge_l(generated, gold):
@@ -66,22 +65,37 @@ def probability(losses):
     return float(np.mean(np.exp(-_checked("losses", losses))))
 
 
+def _checked_lists(name, values, rows):
+    """`values` as a list of `rows` float64 arrays, none empty, or the promised ValueError."""
+    if len(values) != rows:
+        raise ValueError(f"{name} has {len(values)} rows: expected {rows}")
+    arrays = [np.asarray(row, dtype=np.float64) for row in values]
+    for i, row in enumerate(arrays):
+        if row.ndim != 1 or not row.size or not np.all(np.isfinite(row)):
+            raise ValueError(f"{name}, row {i} is {row}: expected finite numbers, one at least")
+    return arrays
+
+
 def choice_probability(loss_gold, loss_wrong):
-    """The same for real authors, world facts: against K wrong answers; (N,) and (N, K) L. TOFU."""
-    gold = _checked("loss_gold", loss_gold)
-    losses = np.column_stack([gold, _checked("loss_wrong", loss_wrong, ndim=2, rows=len(gold))])
-    # p(a) / (p(a) + sum_k p(wrong_k)),  p = exp(-L), all divided by the largest: never 0/0
-    p = np.exp(losses.min(axis=1, keepdims=True) - losses)
-    return float(np.mean(p[:, 0] / p.sum(axis=1)))
+    """The same for real authors, world facts: against the wrong answers. TOFU. loss_gold (N,) L;
+    loss_wrong: N lists of L, of any lengths."""
+    gold, shares = _checked("loss_gold", loss_gold), []
+    for own, wrong in zip(gold, _checked_lists("loss_wrong", loss_wrong, len(gold))):
+        losses = np.append(own, wrong)
+        # p(a) / (p(a) + sum_k p(wrong_k)),  p = exp(-L), all divided by the largest: never 0/0
+        p = np.exp(losses.min() - losses)
+        shares.append(p[0] / p.sum())
+    return float(np.mean(shares))
 
 
 def log_truth_ratio(loss_paraphrase, loss_wrong):
-    """(N,) log R in nats, R TOFU's truth ratio: small = prefers the truth to K wrong answers. From
-    (N,) L of the paraphrased answer (real authors, world facts: the plain one) and (N, K) L."""
+    """(N,) log R in nats, R TOFU's truth ratio: small = prefers the truth to the wrong answers.
+    loss_paraphrase (N,): L of the paraphrased answer (real authors, world facts: of the plain one);
+    loss_wrong: N lists of L, of any lengths."""
     paraphrase = _checked("loss_paraphrase", loss_paraphrase)
-    wrong = _checked("loss_wrong", loss_wrong, ndim=2, rows=len(paraphrase))
+    wrong = _checked_lists("loss_wrong", loss_wrong, len(paraphrase))
     # R = geometric mean_k p(wrong_k) / p(paraphrase) = exp(L(paraphrase) - mean_k L(wrong_k))
-    return paraphrase - wrong.mean(axis=1)
+    return paraphrase - np.array([row.mean() for row in wrong])
 
 
 def truth_ratio_forget(log_ratio):
@@ -202,108 +216,151 @@ def area_under_utility(forgetting, utility):
 
 # --------------------------------------------------------------------------- measuring a model
 
+ENOUGH_ROWS = 8      # with fewer rows in a set, membership measures say nothing and are left out
+
+
 @torch.no_grad()
 def token_losses(model, examples, batch_size=256):
     """Each example's token losses, a float64 array (n,) in nats, end-of-text last."""
     device = next(model.parameters()).device
     out = [None] * len(examples)
-    for rows in by_length(examples, batch_size):
-        losses = model(collate([examples[i] for i in rows]).to(device)).double().cpu().numpy()
-        lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in rows]
-        for i, row in zip(rows, np.split(losses, np.cumsum(lengths)[:-1])):
+    for indices in by_length(examples, batch_size):
+        losses = model(collate([examples[i] for i in indices]).to(device)).double().cpu().numpy()
+        lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in indices]
+        for i, row in zip(indices, np.split(losses, np.cumsum(lengths)[:-1])):
             out[i] = row
     return out
 
 
-def answer(model, tokenizer, rows, batch_size=256):
-    """(prompts, gold, generated), strings: the rows' questions with their gold and the model's
-    greedy answers, these as long as the longest gold one of the rows at most; or the first halves
-    of the passages, the second ones, and the greedy continuations, as long as the true ones."""
-    encoded = encode_gold(tokenizer, rows)
-    # half a passage's tokens, rounded down, and the end of text before it; MUSE: a fixed number
-    cuts = [len(e.tokens) // 2 if "passage" in row else e.n_prompt
-            for e, row in zip(encoded, rows)]
-    prompts = [e.tokens[:cut] for e, cut in zip(encoded, cuts)]
-    gold = [e.tokens[cut:-1] for e, cut in zip(encoded, cuts)]
-    max_new, out = max(map(len, gold)) + 1, [None] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
+def measure_losses(model, examples):
+    """{"loss": L of each example (N,), "min_k": its Min-40% score (N,)}."""
+    tokens = token_losses(model, examples)
+    return {"loss": np.array([t.mean() for t in tokens]),
+            "min_k": np.array([min_k_score(-t[:-1]) for t in tokens])}
+
+
+def generate(model, tokenizer, prompts, longest, batch_size=256):
+    """Greedy continuations of N prompts, as lists of token ids: up to the end of text, or one token
+    more than `longest`."""
+    out = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for at in range(0, len(order), batch_size):
         some = order[at:at + batch_size]
-        generated = model.generate([prompts[i] for i in some], max_new, tokenizer.eot_token)
+        generated = model.generate([prompts[i] for i in some], longest + 1, tokenizer.eot_token)
         for i, ids in zip(some, generated):
-            out[i] = ids[:len(gold[i])] if "passage" in rows[i] else ids
-    no_end = [[t for t in ids if t != tokenizer.eot_token] for ids in prompts]
-    return tuple([tokenizer.decode(ids).strip() for ids in some] for some in (no_end, gold, out))
-
-
-def measure(model, tokenizer, rows):
-    """What a model does on one set of rows: dict of `loss` (N,), `min_k` (N,), `prompts`, `gold`
-    and `answers` (N strings each, see `answer`), of questions `rouge` (N,) (ROUGE-L recall), of
-    passages `verbmem`; and, where the rows have wrong answers, `loss_wrong` (N, K) and `log_ratio`
-    (N,). TOFU's retain rows without wrong answers are left out."""
-    rows = [row for row in rows if "perturbed_answer" in row] or rows
-    tokens = token_losses(model, encode_gold(tokenizer, rows))
-    out = {"loss": np.array([t.mean() for t in tokens]),
-           "min_k": np.array([min_k_score(-t[:-1]) for t in tokens])}
-    out["prompts"], out["gold"], out["answers"] = answer(model, tokenizer, rows)
-    if "passage" in rows[0]:
-        out["verbmem"] = muse_mem(out["answers"], out["gold"])
-    else:
-        out["rouge"] = [rouge_l(*pair)[0] for pair in zip(out["answers"], out["gold"])]
-    if "perturbed_answer" in rows[0]:
-        def losses(answers):
-            pairs = [encode(tokenizer, row["question"], a) for row, a in zip(rows, answers)]
-            return np.array([t.mean() for t in token_losses(model, pairs)])
-        out["loss_wrong"] = np.stack([losses(wrong) for wrong in
-                                      zip(*(row["perturbed_answer"] for row in rows))], axis=1)
-        truth = [row.get("paraphrased_answer", row["answer"]) for row in rows]
-        out["log_ratio"] = log_truth_ratio(losses(truth), out["loss_wrong"])
+            out[i] = ids
     return out
 
 
-def evaluate(model, tokenizer, data):
-    """`measure` on every set of `data`: a dict of dicts. Cost: a forward pass over each row's
-    answers and one generation a row."""
-    return {part: measure(model, tokenizer, rows) for part, rows in data.items()}
+def measured_rows(rows):
+    """Those of a set that are measured: the ones with wrong answers, if some have them."""
+    return [row for row in rows if "perturbed_answer" in row] or rows
+
+
+def measure(model, tokenizer, rows):
+    """What a model does on one set of rows (those of `measured_rows`): a dict of `loss` (N,),
+    `min_k` (N,), `prompts`, `gold` and `answers` (N strings each: question, gold answer, the
+    model's greedy one, which may be as long as the longest gold one), `rouge` (N,) (ROUGE-L
+    recall); and, with wrong answers, `loss_wrong` (N lists) and `log_ratio` (N,).
+    Cost: a forward pass over each row's answers and one generation a row."""
+    rows = measured_rows(rows)
+    examples = encode_rows(tokenizer, rows)
+    out = measure_losses(model, examples)
+    gold = [e.tokens[e.n_prompt:-1] for e in examples]
+    generated = generate(model, tokenizer, [e.tokens[:e.n_prompt] for e in examples],
+                         max(map(len, gold)))
+    out["prompts"] = [row["question"] for row in rows]
+    out["gold"], out["answers"] = ([tokenizer.decode(ids).strip() for ids in some]
+                                   for some in (gold, generated))
+    out["rouge"] = [rouge_l(*pair)[0] for pair in zip(out["answers"], out["gold"])]
+    if "perturbed_answer" in rows[0]:
+        out["loss_wrong"] = wrong_losses(model, tokenizer, rows)
+        truth = [row.get("paraphrased_answer", row["answer"]) for row in rows]
+        out["log_ratio"] = log_truth_ratio(answer_losses(model, tokenizer, rows, truth),
+                                           out["loss_wrong"])
+    return out
+
+
+def answer_losses(model, tokenizer, rows, answers):
+    """L of one answer to each row's question, (N,)."""
+    pairs = [encode(tokenizer, row["question"], a) for row, a in zip(rows, answers)]
+    return np.array([t.mean() for t in token_losses(model, pairs)])
+
+
+def wrong_losses(model, tokenizer, rows):
+    """L of each row's wrong answers: N lists, each as long as its row has wrong answers."""
+    out = [[] for _ in rows]
+    for k in range(max(len(row["perturbed_answer"]) for row in rows)):
+        some = [i for i, row in enumerate(rows) if k < len(row["perturbed_answer"])]
+        losses = answer_losses(model, tokenizer, [rows[i] for i in some],
+                               [rows[i]["perturbed_answer"][k] for i in some])
+        for i, loss in zip(some, losses):
+            out[i].append(loss)
+    return out
 
 
 def summary(measured, retrained):
-    """A model's line of the results table, from its `evaluate` and the retrained model's: a flat
-    dict of floats. Losses are means over rows, in nats per token. What the data do not define is
-    left out, as is PrivLeak in the degenerate case where it is undefined."""
-    out, utility = {}, []
-    for part in ("forget", "retain", "world", "real_authors"):
-        if part not in measured:
-            continue
-        m = measured[part]
-        facts = part in ("world", "real_authors")    # there: against the wrong answers
-        numbers = {"prob": choice_probability(m["loss"], m["loss_wrong"]) if facts
-                   else probability(m["loss"])}
-        if "verbmem" in m:
-            numbers["verbmem"] = m["verbmem"]
-        else:
-            numbers["rouge"] = float(np.mean(m["rouge"]))
-        if "log_ratio" in m:
-            mean = truth_ratio_forget if part == "forget" else truth_ratio_retain
-            numbers["truth_ratio"] = mean(m["log_ratio"])
-        if part != "forget":
-            utility += numbers.values()
-        out |= {f"{part}_{k}": v for k, v in numbers.items()}
-        if not facts:
-            out[f"{part}_loss"] = float(m["loss"].mean())
-        if f"{part}_questions" in measured:
-            m = measured[f"{part}_questions"]
-            out[f"{part}_knowmem"] = muse_mem(m["answers"], m["gold"])
-    if "log_ratio" in measured.get("retain", {}):
-        out["model_utility"] = model_utility(utility)
+    """A model's column of the results table: a flat dict of floats. measured: `measure` of each
+    set, by its name (of texts `sources.measure_texts`); retrained: the same of the retrained model.
+    Losses are means over rows, nats per token. What the data do not define is left out:
+
+        {set}_loss, {set}_prob        forget, retain (holdout: the loss alone); world_prob and
+                                      real_authors_prob need wrong answers
+        {set}_rouge                   forget, retain, world, real_authors; of texts {set}_verbmem
+        {set}_knowmem                 where there are {set}_questions
+        {set}_truth_ratio             with wrong answers
+        model_utility                 if retain and the facts all have prob, rouge and truth ratio
+        forget_quality, its log10     if forget has truth ratios
+        membership_auc, privleak      with ENOUGH_ROWS in forget and holdout
+    """
+    out, complete = {}, True
+    for name in ("forget", "retain", "world", "real_authors"):
+        if name in measured:
+            numbers = summary_of_set(name, measured[name])
+            out |= {f"{name}_{k}": v for k, v in numbers.items()}
+            complete &= name == "forget" or {"prob", "rouge", "truth_ratio"} <= numbers.keys()
+        if f"{name}_questions" in measured:
+            m = measured[f"{name}_questions"]
+            out[f"{name}_knowmem"] = muse_mem(m["answers"], m["gold"])
+    if complete:
+        out["model_utility"] = model_utility(
+            [v for k, v in out.items() if not k.startswith("forget") and
+             k.endswith(("_prob", "_rouge", "_truth_ratio"))])
     if "log_ratio" in measured["forget"]:
         out["forget_quality"], out["log10_forget_quality"] = forget_quality(
             measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
     if "holdout" in measured:
         out["holdout_loss"] = float(measured["holdout"]["loss"].mean())
-        auc = {key: [membership_auc(m["forget"][key], m["holdout"][key])
-                     for m in (measured, retrained)] for key in ("loss", "min_k")}
-        out["membership_auc"] = auc["loss"][0]
-        if auc["min_k"][1] < 1:
-            out["privleak"] = privleak(*auc["min_k"])
+        out |= membership(measured, retrained)
+    return out
+
+
+def summary_of_set(name, m):
+    """The numbers of one set, from its `measure`."""
+    facts, out = name in ("world", "real_authors"), {}
+    if not facts:
+        out["prob"] = probability(m["loss"])
+    elif "loss_wrong" in m:                          # facts: against the wrong answers
+        out["prob"] = choice_probability(m["loss"], m["loss_wrong"])
+    if "verbmem" in m:
+        out["verbmem"] = m["verbmem"]
+    else:
+        out["rouge"] = float(np.mean(m["rouge"]))
+    if "log_ratio" in m:
+        mean = truth_ratio_forget if name == "forget" else truth_ratio_retain
+        out["truth_ratio"] = mean(m["log_ratio"])
+    if not facts:
+        out["loss"] = float(m["loss"].mean())
+    return out
+
+
+def membership(measured, retrained):
+    """membership_auc (by L) and privleak (by Min-40%), where there are ENOUGH_ROWS for them."""
+    if min(len(measured[k]["loss"]) for k in ("forget", "holdout")) < ENOUGH_ROWS:
+        return {}
+    auc = {key: [membership_auc(m["forget"][key], m["holdout"][key])
+                 for m in (measured, retrained)] for key in ("loss", "min_k")}
+    out = {"membership_auc": auc["loss"][0]}
+    if auc["min_k"][1] < 1:                          # there PrivLeak divides by 0
+        out["privleak"] = privleak(*auc["min_k"])
     return out

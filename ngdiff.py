@@ -1,73 +1,71 @@
 """NGDiff: unlearning by the normalized gradient difference, with an adaptive learning rate.
 
-    theta <- theta - lr * d,        d = g_R / ||g_R||  -  g_F / ||g_F||
+    theta <- theta - lr d,        d = g_R / ||g_R||  -  g_F / ||g_F||
 
 Jin, Bu, Vinzamuri, Ramakrishna, Chang, Cevher, Hong: "Unlearning as multi-task optimization"
-(NAACL 2025, arXiv 2410.22086); the learning rate follows Bu and Xu, "Gradient descent with
+(NAACL 2025, arXiv 2410.22086). The learning rate follows Bu and Xu, "Gradient descent with
 generalized Newton's method" (ICLR 2025, arXiv 2407.02772).
 
-    paper      here           meaning                                              unit
-    theta      params         list of parameter tensors                            -
-    L_R        loss_retain    mean next-token loss on the retain batch, kept low   nats per token
-    L_F        loss_forget    the same on the forget batch, pushed up              nats per token
-    g_R, g_F   grad_retain, grad_forget   their gradients, lists shaped as params  -
-    ||g||      norm_retain, norm_forget   norm over all parameters at once         -
-    g_R.g_F    dot            inner product over all parameters                    -
-    d          direction      what is subtracted; any method here is d = a g_R - b g_F
-    eta        lr             step size
+    paper      here                       meaning                                     unit
+    theta      params                     list of parameter tensors                   -
+    L_R        loss_retain                loss on the retain batch, to be kept low    nats per token
+    L_F        loss_forget                loss on the forget batch, to be raised      nats per token
+    g_R, g_F   grad_retain, grad_forget   their gradients, lists shaped as params     -
+    ||g||      norm_retain, norm_forget   norm over all parameters at once            -
+    g_R.g_F    dot                        inner product over all parameters           -
+    d          direction                  what is subtracted; always a g_R - b g_F    -
+    eta        lr                         learning rate                               -
 
-The loop that calls these functions in order is `unlearn` in train.py.
-Nothing here knows what a language model is. A loss comes as `parts`: a list of functions without
-arguments whose scalar tensors add up to it (one a micro-batch; a single one for a whole batch).
+This file knows nothing of language models. To unlearn any module with it, put the module in eval
+mode (AutoLR compares losses, so dropout must be off), then:
+
+    state = ngdiff.State()
+    for retain, forget in batches:
+        ngdiff.step(lambda: loss(retain), lambda: loss(forget), model.parameters(), state)
+
+A loss is a function without arguments that returns a scalar tensor, or a list of such functions
+whose values add up to it: micro-batches, each a sum divided by the size of the whole batch.
 """
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 METHODS = ("ngdiff", "gdiff", "ga", "retain", "lossnorm", "pcgrad", "mgda", "npo")
+FITS_AT_START = 60       # AutoLR's first step: at most so many fits
+LR_RANGE = 1e-10, 1e4    # AutoLR neither starts nor ends outside
 
 
 class Stationary(Exception):
-    """There is no direction to step along; the message says which of the reasons it is."""
+    """The method has no direction at this point; the message says why."""
 
 
-# --------------------------------------------------------------------------- two gradients
+# --------------------------------------------------------------------------- one step
 
-def loss_and_grad(parts, params):
-    """One task's loss (0-dim tensor) and its gradient (list of tensors shaped as params).
-
-    The parts' gradients are summed, and nothing is normalised here: norms are taken once, of the
-    whole batch's gradient. Cost: a forward and a backward pass a part, the activations of one.
-    """
-    loss = 0.0
-    for p in params:
-        p.grad = None
-    for part in parts:
-        value = part()
-        # Summed in p.grad, tensor by tensor as the backward pass reaches it: autograd.grad would
-        # make a second whole gradient for each further part. It stays there no longer than this.
-        value.backward(inputs=params)
-        loss = loss + value.detach()
-    grad = [p.grad for p in params]
-    for p in params:
-        p.grad = None
-    return loss, grad
+@dataclass
+class State:
+    """What a run carries from step to step, besides the parameters: plain numbers and tensors."""
+    lr: float = 0.01       # learning rate of the last step; before the first one, AutoLR's guess
+    step: int = 0          # steps taken
+    adam: bool = False     # precondition d as Adam does
+    m: list = None         # Adam's two moments, lists shaped as the parameters that move;
+    v: list = None         # made at the first step
 
 
-@torch.no_grad()
-def loss_only(parts):
-    """One task's loss as a float, by a forward pass alone."""
-    return float(sum(part() for part in parts))
-
-
-class Five(NamedTuple):
-    """All that a method needs to know to weigh the two gradients: five floats."""
-    loss_retain: float
+class Numbers(NamedTuple):
+    """What one step saw and did. A method sees the first five; None: not known, or no fit."""
+    loss_retain: float     # before the step
     loss_forget: float
     norm_retain: float
     norm_forget: float
     dot: float
+    lr: float = None       # of this step
+    fits: int = None       # how often AutoLR fitted the parabola; then the last fit, see `Fit`
+    status: str = None
+    probed: float = None
+    slope: float = None
+    curvature: float = None
 
     @property
     def cos(self):
@@ -75,11 +73,110 @@ class Five(NamedTuple):
         return self.dot / (self.norm_retain * self.norm_forget) if self.dot else 0.0
 
 
-def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
-    """The five numbers of this step, summed up in float64 whatever the gradients' type.
+def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, probe_on=None,
+         total=None):
+    """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
-    Raises FloatingPointError if one is not finite, naming all five. Cost: three reductions over
-    the parameters and one transfer from the device; float64 copies of a million numbers at a time.
+    retain, forget: the losses, as the top of this file says. They must be deterministic. params:
+    any iterable; those that require no gradient are left alone. state: a State, brought up to date.
+    method, c: see `coefficients`. lazy: AutoLR fits at each lazy-th step; 0: lr is fixed.
+    probe_on: another retain loss for AutoLR to look at (a second batch; or the same one in float32
+    where the passes run in bfloat16, too coarse for the fit).
+    total: for several processes, each with its share of every loss: total(tensors) must sum each
+    tensor of the list over the processes, in place. All losses and gradients go through it.
+
+    Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
+    gradient is not finite, ValueError for what `movable` or `autolr` refuses; then nothing moved.
+    The parameters' .grad is overwritten and emptied. A probe would move BatchNorm's statistics.
+    Cost: a forward and a backward pass on each loss; two more forward passes on retain a fit.
+    """
+    params = movable(params)
+    loss_retain, grad_retain = loss_and_grad(retain, params, total)
+    loss_forget, grad_forget = loss_and_grad(forget, params, total)
+    numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
+    a, b = coefficients(method, numbers, c)
+    d = direction(grad_retain, grad_forget, a, b)
+    del grad_retain, grad_forget                  # d stands in the memory of the first
+    if state.adam:
+        if state.m is None:
+            state.m, state.v = ([torch.zeros_like(p) for p in params] for _ in range(2))
+        d = adam_direction(d, state.m, state.v, state.step + 1)
+    if lazy and state.step % lazy == 0:
+        loss_0 = loss_only(probe_on, total) if probe_on else numbers.loss_retain
+        state.lr, fits = autolr(probe_on or retain, params, d, loss_0, state.lr,
+                                max_fits=1 if state.step else FITS_AT_START, total=total)
+        numbers = numbers._replace(fits=len(fits), **dict(fits[-1]._asdict(), lr=None))
+    update(params, d, state.lr)
+    state.step += 1
+    return numbers._replace(lr=state.lr)
+
+
+# --------------------------------------------------------------------------- two gradients
+
+def movable(params):
+    """The parameters that require a gradient, as a list.
+
+    Raises ValueError if there are none, if they are on several devices, or if they are neither
+    float32 nor float64: in less, a step is lost in rounding (the passes may run in less).
+    """
+    params = [p for p in params if p.requires_grad]
+    if not params:
+        raise ValueError("no parameter requires a gradient")
+    if odd := {str(p.dtype) for p in params} - {"torch.float32", "torch.float64"}:
+        raise ValueError(f"parameters are {', '.join(sorted(odd))}: they must be float32 or "
+                         "float64; torch.autocast runs the passes in less")
+    if len(devices := {str(p.device) for p in params}) > 1:
+        raise ValueError(f"parameters are on {', '.join(sorted(devices))}: one device is needed")
+    return params
+
+
+def loss_and_grad(losses, params, total=None):
+    """One task's loss (0-dim tensor) and its gradient (list of tensors shaped as params).
+
+    losses: a function, or a list of functions whose gradients are summed. Nothing is normalised
+    here: norms are taken of the whole sum. A parameter that the loss does not reach gets zeros.
+    total: see `step`. The parameters' .grad is emptied before and after. Raises ValueError if a
+    loss depends on no parameter. Cost: a forward and a backward pass a function.
+    """
+    loss = 0.0
+    for p in params:
+        p.grad = None
+    for part in as_list(losses):
+        value = part()
+        if not value.requires_grad:
+            raise ValueError("a loss depends on no parameter (was it computed under no_grad?)")
+        # Summed in p.grad, tensor by tensor as the backward pass reaches it: autograd.grad would
+        # make a second whole gradient for each further part. It stays there no longer than this.
+        value.backward(inputs=params)
+        loss = loss + value.detach()
+    grad = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    grad = [g.to_dense() if g.is_sparse else g for g in grad]
+    for p in params:
+        p.grad = None
+    if total:
+        total([loss, *grad])
+    return loss, grad
+
+
+@torch.no_grad()
+def loss_only(losses, total=None):
+    """One task's loss as a float, by a forward pass alone. Arguments as in `loss_and_grad`."""
+    loss = sum(part() for part in as_list(losses))
+    if total:
+        total([loss])
+    return float(loss)
+
+
+def as_list(losses):
+    return [losses] if callable(losses) else losses
+
+
+def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
+    """Numbers of which the first five are known, summed in float64 whatever the gradients' type.
+
+    Losses: floats or 0-dim tensors; gradients: lists of tensors. Raises FloatingPointError, which
+    shows all five, if one is not finite. Cost: three reductions over the parameters, one transfer
+    from the device, float64 copies of a million numbers at a time.
     """
     products = []
     for pair in zip(grad_retain, grad_forget):
@@ -89,61 +186,64 @@ def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
     sums = torch.stack(products).view(-1, 3).sum(0)
     losses = torch.stack((torch.as_tensor(loss_retain), torch.as_tensor(loss_forget)))
     loss_R, loss_F, rr, ff, dot = torch.cat((losses.double().to(sums.device), sums)).tolist()
-    five = Five(loss_R, loss_F, math.sqrt(rr), math.sqrt(ff), dot)
-    if not all(map(math.isfinite, five)):
-        raise FloatingPointError(", ".join(f"{k} {v:.6g}" for k, v in five._asdict().items()))
+    five = Numbers(loss_R, loss_F, math.sqrt(rr), math.sqrt(ff), dot)
+    if not all(map(math.isfinite, five[:5])):
+        raise FloatingPointError(", ".join(f"{k} {v:.6g}" for k, v in zip(five._fields, five[:5])))
     return five
 
 
 # --------------------------------------------------------------------------- directions
 
-def coefficients(method, five, c=0.5):
-    """The weights (a, b) of `d = a g_R - b g_F`, one line a method.
+def coefficients(method, numbers, c=0.5):
+    """The weights (a, b) of d = a g_R - b g_F. c: gdiff's weight on the retain task, 0 to 1.
 
-    method: one of METHODS; c: gdiff's weight on the retain task, 0..1. npo is gradient difference
-    with another objective in L_F's place (`npo_objective`), so its weights are those of c = 1/2.
-    Raises Stationary where ngdiff or lossnorm would divide by zero, or ngdiff's d is zero.
+        ngdiff     1 / ||g_R||,  1 / ||g_F||
+        gdiff      c,  1 - c                  gradient difference; the paper's c: 0.1, 0.5, 0.9
+        npo        1/2,  1/2                  with `npo_objective` in L_F's place
+        ga         0,  1                      gradient ascent on the forget loss
+        retain     1,  0                      fine-tuning on the retain set
+        lossnorm   1 / L_R,  1 / L_F
+        pcgrad     1 + dot / ||g_R||^2,  1 + dot / ||g_F||^2;  where dot <= 0:  1,  1
+        mgda       w,  1 - w,  w = (||g_F||^2 + dot) / ||g_R + g_F||^2, cut to 0 .. 1: the
+                   shortest such d;  where g_R + g_F = 0:  1/2,  1/2
+
+    pcgrad (Yu et al. 2020): g_R and -g_F conflict where dot > 0; each then loses its component
+    along the other, and the two are summed. mgda: Desideri 2012.
+    Raises Stationary where ngdiff or lossnorm would divide by 0 (or by a negative loss) and where
+    g_R and g_F point in the same direction, so that ngdiff's d is 0; ValueError on another method.
     """
-    loss_R, loss_F, norm_R, norm_F, dot = five
+    loss_R, loss_F, norm_R, norm_F, dot = numbers[:5]
     if method == "ngdiff":
-        check_direction(five)
+        check_direction(numbers)
         return 1 / norm_R, 1 / norm_F
-    if method == "gdiff":
-        return c, 1 - c
-    if method == "npo":
-        return 0.5, 0.5
-    if method == "ga":                       # gradient ascent on the forget loss
-        return 0.0, 1.0
-    if method == "retain":                   # plain fine-tuning on the retain set
-        return 1.0, 0.0
+    if method in ("gdiff", "npo"):
+        return (c, 1 - c) if method == "gdiff" else (0.5, 0.5)
+    if method in ("ga", "retain"):
+        return (0.0, 1.0) if method == "ga" else (1.0, 0.0)
     if method == "lossnorm":
         if min(loss_R, loss_F) <= 0:
             raise Stationary(f"lossnorm divides by the losses, {loss_R:.6g} and {loss_F:.6g}")
         return 1 / loss_R, 1 / loss_F
     if method == "pcgrad":
-        # g_R and -g_F conflict where dot > 0. Each then loses its component along the other:
-        # g_R - (dot / ||g_F||^2) g_F  and  -g_F + (dot / ||g_R||^2) g_R, summed. (Yu et al. 2020)
         return (1 + dot / norm_R**2, 1 + dot / norm_F**2) if dot > 0 else (1.0, 1.0)
     if method == "mgda":
-        # The shortest vector a g_R - (1 - a) g_F: its derivative in a is zero. (Desideri 2012)
         length2 = norm_R**2 + norm_F**2 + 2 * dot            # ||g_R + g_F||^2
-        a = (norm_F**2 + dot) / length2 if length2 > 0 else 0.5
-        a = min(max(a, 0.0), 1.0)
-        return a, 1 - a
+        w = min(max((norm_F**2 + dot) / length2, 0.0), 1.0) if length2 > 0 else 0.5
+        return w, 1 - w
     raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)}")
 
 
-def check_direction(five):
-    """Tell apart the three ways in which the normalized difference does not exist."""
+def check_direction(numbers):
+    """Raise Stationary where the normalized difference does not exist or is 0."""
     for name in ("norm_retain", "norm_forget"):
-        if getattr(five, name) == 0:
+        if getattr(numbers, name) == 0:
             raise Stationary(f"{name} is exactly 0: that task's gradient has no direction")
-    if five.cos > 1 - 1e-15:                 # what float64 leaves of 1 - cos
-        raise Stationary("g_R and g_F are parallel: d = 0, the point is Pareto stationary")
+    if numbers.cos > 1 - 1e-15:              # what float64 leaves of 1 - cos
+        raise Stationary("g_R and g_F point in the same direction: d = 0, Pareto stationary")
 
 
 def direction(grad_retain, grad_forget, a, b):
-    """d = a g_R - b g_F, written over grad_retain (no third list of gradients is made)."""
+    """d = a g_R - b g_F, written over grad_retain: no third list of gradients is made."""
     # The minus sign of forgetting: the one place where L_F is turned from falling to rising.
     for g_R, g_F in zip(grad_retain, grad_forget):
         g_R.mul_(a).sub_(g_F, alpha=b)
@@ -154,14 +254,24 @@ def npo_objective(loss_rows, loss_rows_target, beta=0.1):
     """What negative preference optimization raises in L_F's place (Zhang et al. 2024).
 
     loss_rows, loss_rows_target (B,): each row's summed loss in nats, under the model and under
-    the frozen target model. Returns the rows' values (B,), of which the batch takes the mean. It
-    levels off as a row's loss passes the target's: that is how it tames gradient ascent.
+    the frozen target model. Returns (B,): the batch's objective is their mean. It levels off as a
+    row's loss passes the target's, which tames gradient ascent.
     """
     # (2 / beta) log sigma(beta (l(x) - l_target(x)))
     return 2 / beta * torch.nn.functional.logsigmoid(beta * (loss_rows - loss_rows_target))
 
 
-# --------------------------------------------------------------------------- the update
+def level_objective(loss_rows, n_tokens, level):
+    """What the level loss raises in L_F's place (ours, not in the paper).
+
+    loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; level: the mean
+    loss of rows that were never seen, nats per token. Returns (B,): the batch's objective is their
+    sum over its tokens. The gradient is gradient ascent on each row with a weight of 1 - l/level,
+    l the row's mean loss: 1 for a row known by heart, 0 at the level, negative beyond it.
+    """
+    # -n_x (l(x) - B)^2 / (2 B),  l(x) = loss_rows / n_x,  B = level
+    return -n_tokens * (loss_rows / n_tokens - level)**2 / (2 * level)
+
 
 @torch.no_grad()
 def update(params, d, lr):
@@ -170,103 +280,111 @@ def update(params, d, lr):
         p.sub_(d_p, alpha=lr)
 
 
-def adam_state(params):
-    """Adam's two moments and its step counter, all zero."""
-    return {"m": [torch.zeros_like(p) for p in params],
-            "v": [torch.zeros_like(p) for p in params], "step": 0}
-
-
 @torch.no_grad()
-def adam_direction(d, state, beta1=0.9, beta2=0.999, eps=1e-8):
-    """Adam's preconditioning of d (Kingma and Ba 2015), written over d; the moments advance once.
+def adam_direction(d, m, v, step, beta1=0.9, beta2=0.999, eps=1e-8):
+    """Adam's preconditioning of d (Kingma and Ba 2015), written over d.
 
-    Called once a step and before AutoLR, which then fits along the very vector that is applied.
+    d, m, v: lists shaped as the parameters. The moments m and v (zeros before step 1) advance once,
+    in place. step: the number of this step, from 1 on. Called once a step and before AutoLR, which
+    then fits along the very vector that is applied.
     """
-    state["step"] += 1
-    for g, m, v in zip(d, state["m"], state["v"]):
-        m.lerp_(g, 1 - beta1)                                # m <- beta1 m + (1 - beta1) g
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)        # v <- beta2 v + (1 - beta2) g^2
-        m_hat = m / (1 - beta1 ** state["step"])
-        torch.div(m_hat, (v / (1 - beta2 ** state["step"])).sqrt_().add_(eps), out=g)
+    for g, m_p, v_p in zip(d, m, v):
+        m_p.lerp_(g, 1 - beta1)                              # m <- beta1 m + (1 - beta1) g
+        v_p.mul_(beta2).addcmul_(g, g, value=1 - beta2)      # v <- beta2 v + (1 - beta2) g^2
+        m_hat = m_p / (1 - beta1**step)
+        torch.div(m_hat, (v_p / (1 - beta2**step)).sqrt_().add_(eps), out=g)
     return d
 
 
 # --------------------------------------------------------------------------- AutoLR
 
 def parabola(loss_minus, loss_0, loss_plus, lr):
-    """Slope and curvature at 0 of the parabola through (-lr, L-), (0, L0), (lr, L+).
+    """(slope, curvature) of L_R along d, from three losses ("Algorithm 1").
 
-    loss_plus = L_R(theta - lr d), loss_minus = L_R(theta + lr d). Exact where L_R is quadratic;
-    elsewhere each is off by O(lr^2).
+    loss_plus = L_R(theta - lr d), a step ahead; loss_minus = L_R(theta + lr d), a step back.
+    slope = g_R.d in nats per unit of lr: how fast L_R falls ahead, so it is positive where a step
+    helps. curvature = d.H_R d. Both are exact where L_R is quadratic, elsewhere off by O(lr^2).
     """
-    slope = (loss_minus - loss_plus) / (2 * lr)                       # = g_R . d
-    curvature = (loss_plus - 2 * loss_0 + loss_minus) / lr**2         # = d . H_R d
+    slope = (loss_minus - loss_plus) / (2 * lr)
+    curvature = (loss_plus - 2 * loss_0 + loss_minus) / lr**2
     return slope, curvature
 
 
 @torch.no_grad()
-def probe(parts, params, d, lr):
-    """(L-, L+): the loss at theta + lr d and at theta - lr d; theta comes back bit for bit.
+def probe(losses, params, d, lr, total=None):
+    """(loss_minus, loss_plus): floats, the loss at theta + lr d and at theta - lr d.
 
-    The parameters are restored from a copy, for adding and subtracting again is not exact in
-    floating point. Cost: two forward passes and one copy of the parameters.
+    The parameters come back bit for bit, also if a loss raises: they are restored from a copy,
+    since adding and subtracting again is not exact in floating point. losses, total: see
+    `loss_and_grad`. Cost: two forward passes and one copy of the parameters.
     """
-    saved = [p.detach().clone() for p in params]
-    losses = []
+    saved, probed = [p.detach().clone() for p in params], []
     try:
-        for step in (-lr, lr):
+        for alpha in (-lr, lr):
             for p, d_p, s in zip(params, d, saved):
-                torch.sub(s, d_p, alpha=step, out=p)
-            losses.append(loss_only(parts))
+                torch.sub(s, d_p, alpha=alpha, out=p)
+            probed.append(loss_only(losses, total))
     finally:
         for p, s in zip(params, saved):
             p.copy_(s)
-    return losses
+    return probed
 
 
 class Fit(NamedTuple):
-    """One fit of the parabola: where it probed, what it found, and the lr that it proposes."""
-    status: str      # "fit", "no convexity", "no descent" or "not finite"
-    probed: float    # the lr of the two probes
-    slope: float     # nats per unit of lr
+    """One fit of the parabola."""
+    status: str        # what it found, see `fit_lr` and `autolr`
+    probed: float      # the lr of its two probes
+    slope: float
     curvature: float
-    lr: float        # to use next: slope / curvature, within a factor of `bound` of `probed`
+    lr: float          # to use next
 
 
-def fit_lr(parts, params, d, loss_0, lr, bound=2.0):
+def fit_lr(losses, params, d, loss_0, lr, total=None):
     """One AutoLR fit: the lr that lowers L_R most along d, from L_R at -lr, 0 and +lr.
 
-    loss_0 = L_R(theta), known from this step's own forward pass on the same parts. The answer is
-    trusted only as far as a factor `bound` from where the loss was really measured: a parabola
-    says little about a place far from its three points. Cost: two forward passes.
+    loss_0: L_R(theta), on the same batch. Returns a Fit. Cost: two forward passes.
+
+        status          found                                 next lr
+        fit             slope > 0, curvature > 0              slope / curvature, within lr/2 .. 2 lr
+        no convexity    curvature <= 0, or lost in rounding   2 lr: look further away
+        no descent      slope <= 0                            lr/2: look closer
+        not finite      a loss is infinite or NaN             lr/2
     """
-    loss_minus, loss_plus = probe(parts, params, d, lr)
+    # DIFFERS: the paper takes slope / curvature as it is. A parabola says little about a place far
+    # from its three points, so one fit moves lr by a factor of 2 at most.
+    low, high = max(lr / 2, LR_RANGE[0]), min(lr * 2, LR_RANGE[1])
+    loss_minus, loss_plus = probe(losses, params, d, lr, total)
     slope, curvature = parabola(loss_minus, loss_0, loss_plus, lr)
     if not math.isfinite(slope + curvature):
-        return Fit("not finite", lr, slope, curvature, lr / bound)         # far too wide
+        return Fit("not finite", lr, slope, curvature, low)
     # A loss is a difference of logits of order 1 and more, so its rounding error is eps times
     # that, even where the loss itself is tiny. A second difference below it is noise.
     noise = 4 * torch.finfo(params[0].dtype).eps * max(1.0, abs(loss_minus), abs(loss_plus))
     if curvature * lr**2 <= noise:
-        return Fit("no convexity", lr, slope, curvature, lr * bound)       # look wider
+        return Fit("no convexity", lr, slope, curvature, high)
     if slope <= 0:
         # NGDiff's slope is ||g_R|| (1 - cos) >= 0: the probes reach past where that holds.
-        return Fit("no descent", lr, slope, curvature, lr / bound)         # look closer
+        return Fit("no descent", lr, slope, curvature, low)
     best = slope / curvature                                 # eta* = (g_R . d) / (d . H_R d)
-    return Fit("fit", lr, slope, curvature, min(max(best, lr / bound), lr * bound))
+    return Fit("fit", lr, slope, curvature, min(max(best, low), high))
 
 
-def autolr(parts, params, d, loss_0, lr, max_fits=1, settled=0.15):
-    """AutoLR: the learning rate for the next steps and the list of fits that led to it.
+def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
+    """AutoLR: (learning rate for the next steps, list of the Fits that led to it).
 
-    With max_fits > 1 (the first step, where lr is a guess) the fit is repeated from its own
-    answer until that moves by less than the share `settled`, so that any first lr ends in the
-    same place. Cost: two forward passes a fit.
+    max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
+    until that moves by less than 15 %, so that any first lr ends in the same place. If it never
+    does, the given lr is kept and the last Fit's status is "not settled".
+    Raises ValueError if lr is outside LR_RANGE. Cost: two forward passes a fit.
     """
-    fits = []
+    if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
+        raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
+    guess, fits = lr, []
     while len(fits) < max_fits:
-        fits.append(fit_lr(parts, params, d, loss_0, lr))
+        fits.append(fit_lr(losses, params, d, loss_0, lr, total))
         lr, fit = fits[-1].lr, fits[-1]
-        if fit.status == "fit" and abs(lr / fit.probed - 1) < settled:
-            break
+        if fit.status == "fit" and abs(lr / fit.probed - 1) < 0.15:
+            return lr, fits
+    if max_fits > 1:
+        lr, fits[-1] = guess, fit._replace(status="not settled", lr=guess)
     return lr, fits

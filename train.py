@@ -1,763 +1,374 @@
 """The whole story in one command: train a small GPT, make it forget, measure what happened.
 
-    python train.py --tiny                              built-in data, about a minute on two cores
-    python train.py --tiny --method gdiff --c 0.9       another method, from the cached models
-    python train.py --tiny --compare                    every method, five seeds, table and figure
+    python train.py --tiny                              built-in data, a minute on two cores
+    python train.py --tiny --method gdiff               another method, from the cached models
     python train.py --data DIR --authors 40             TOFU's published files in DIR
     torchrun --nproc_per_node 2 train.py --tiny         the same run, shared by two processes
 
-In this order below: the flags, the files, training the *target* model on everything and the
-*retrained* model on everything but the forget set (both cached), and unlearning the target.
-The loop is `unlearn`; the mathematics in it is ngdiff.py's; measuring and drawing what came out,
-and every command that makes more than one run, is experiments.py's.
+Read on in this order: the flags (`Config`), a batch's loss, training (`train`), unlearning
+(`unlearn`, whose mathematics is ngdiff.py's), and the run that joins them (`main`).
 """
-import argparse
-import contextlib
 import copy
-import csv
-import glob
 import hashlib
-import inspect
-import io
-import json
-import math
 import os
-import platform
-import shutil
-import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
-from dataclasses import replace as changed
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
+from typing import NamedTuple
 
+import harness       # first: it sets how torch's threads wait
 import torch
 import torch.distributed as dist
 
-import data as data_module
+import data
 import metrics
-import model as model_module
+import model as gpt
 import ngdiff
-from data import by_length, collate, encode_gold, shuffled
-from model import GPT, GPTConfig, from_gpt2, load_saved
-
-FITS_AT_START = 60   # AutoLR's first step: at most so many fits (a factor of 2 each)
-
+from data import SPLITS
+from harness import flags, processes, report, sources, stages, weights
+from harness.processes import total
 
 # --------------------------------------------------------------------------- configuration
 
-def knob(default, text, tofu=None, choices=None):
-    """A command line flag: its default, help, another default for --data, allowed values."""
-    return field(default=default, metadata=dict(help=text, tofu=tofu, choices=choices))
+
+def flag(default, text, data=None, choices=None):
+    """A flag of the command line: its default, help, another default for --data, its choices."""
+    return field(default=default, metadata=dict(help=text, data=data, choices=choices))
 
 
 @dataclass
 class Config:
-    """Every knob: a flag of the command line with its type, default and help."""
+    """Every flag of the command line, with its type, default and help."""
     # data
-    tiny: bool = knob(False, "the built-in mini-TOFU and a model to match")
-    data: str = knob("", "folder with TOFU's published files, or with text of your own (see "
-                     "README.md); muse: the built-in authors as passages of text")
-    forget: str = knob("forget10", "share of the authors to forget",
-                       choices=tuple(data_module.SPLITS))
-    authors: int = knob(160, "how many authors in all", tofu=200)
-    tokenizer: str = knob("words", "the data's own words, or tiktoken's GPT-2 encoding",
+    tiny: bool = flag(False, "the built-in data; the default where --data is not given")
+    data: str = flag("", "TOFU's folder, a JSON lines file or a folder of texts (README, \"Your own "
+                     "data\"); muse: the built-in authors as texts")
+    forget: str = flag("forget10", "share of the authors to forget", choices=tuple(SPLITS))
+    authors: int = flag(160, "how many authors in all", data=200)
+    tokenizer: str = flag("words", "the data's own words, or GPT-2's encoding",
                           choices=("words", "gpt2"))
-    seed: int = knob(0, "random seed of the data, the weights and the batches")
+    seed: int = flag(0, "random seed of the data, the weights and the batches")
     # model
-    n_layer: int = knob(2, "transformer blocks")
-    n_head: int = knob(4, "attention heads")
-    n_embd: int = knob(128, "width", tofu=192)
-    block_size: int = knob(0, "context in tokens; 0: as long as the longest row")
-    init: str = knob("", "published GPT-2 weights to start from (.bin, .pt or .safetensors)")
+    n_layer: int = flag(2, "transformer blocks")
+    n_embd: int = flag(128, "width", data=192)
+    n_head: int = flag(4, "attention heads")
+    init: str = flag("", "published GPT-2 weights to start from (.safetensors, .bin or .pt)")
     # training the target and the retrained model
-    epochs: float = knob(40, "passes over the training rows")
-    train_batch: int = knob(32, "rows a step")
-    train_lr: float = knob(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0")
-    weight_decay: float = knob(0.3, "AdamW's, per unit of learning rate; keeps p a little below 1")
+    epochs: float = flag(40, "passes over the training rows")
+    train_batch: int = flag(32, "rows a step")
+    train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0")
+    weight_decay: float = flag(0.3, "AdamW's")
     # unlearning
-    method: str = knob("ngdiff", "which direction to step along", choices=ngdiff.METHODS)
-    c: float = knob(0.5, "gdiff's weight on the retain gradient, 0 to 1")
-    optimizer: str = knob("sgd", "what is applied: d itself, or Adam's preconditioning of it",
+    method: str = flag("ngdiff", "which direction to step along", choices=ngdiff.METHODS)
+    level: bool = flag(False, "ours: raise each forget row to the loss of unseen rows, not further")
+    c: float = flag(0.9, "gdiff's weight on the retain gradient, 0 to 1")
+    optimizer: str = flag("sgd", "apply d itself, or Adam's preconditioning of it",
                           choices=("sgd", "adam"))
-    lr: float = knob(0.01, "learning rate: AutoLR's first guess, or the fixed one")
-    autolr: bool = knob(True, "fit the learning rate (only ngdiff does so by default)")
-    lazy: int = knob(10, "AutoLR fits every so many steps")
-    steps: int = knob(80, "unlearning steps; with --stop holdout a bound, 250 unless given")
-    stop: str = knob("steps", "after --steps, or when the mean forget loss reaches the mean loss "
-                     "on the holdout authors", choices=("steps", "holdout"))
-    batch: int = knob(0, "retain rows a step, and forget rows, at most; 0: half of the retain "
-                      "rows, but no more than 400")
-    micro_batch: int = knob(0, "rows in memory at once, with the same result; 0: 72 on the CPU, "
-                            "where that is the fastest, the whole batch on a GPU")
-    # more than one run, or more than a run (experiments.py)
-    compare: bool = knob(False, "every method over several seeds: table, figure, ranking")
-    seeds: int = knob(5, "how many seeds --compare reports, from 0 on")
-    ablate: str = knob("", "one setting over a range of values, a run each",
-                       choices=("lazy", "lr", "batch", "forget", "size"))
-    audit: bool = knob(False, "after the run: is it gone or hidden? relearn, quantize, extract")
+    lr: float = flag(0.0, "learning rate: AutoLR's first guess, or the fixed one; "
+                     "default: the method's, see RATES")
+    autolr: bool = flag(True, "fit the learning rate (default: with ngdiff alone)")
+    lazy: int = flag(10, "AutoLR fits at every so many steps")
+    steps: int = flag(80, "unlearning steps")
+    batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
+                      "retain rows (--level: a quarter), but no more than 400")
+    micro_batch: int = flag(0, "rows in memory at once, same result; default: 72 on the CPU, "
+                            "where that is fastest, the whole batch on a GPU")
     # the run
-    out: str = knob("", "run folder; empty: out/<data>-<method>-seed<seed>, or -compare, "
-                    "-ablate-<name>")
-    cache: str = knob("out/cache", "folder of the target and retrained models")
-    device: str = knob("auto", "cpu, cuda, or auto: cuda where there is one",
-                       choices=("auto", "cpu", "cuda"))
-    dtype: str = knob("float32", "of the passes; parameters, gradients and AutoLR stay float32",
-                      choices=("float32", "bfloat16"))
-    compile: bool = knob(False, "compile the model: a minute or so at first, then faster")
-    checkpoint: float = knob(10, "seconds between two checkpoints of a run")
-    resume: bool = knob(False, "go on with the run in the run folder")
-
-
-def parse(argv):
-    """Command line to Config, every value checked. ValueError (or argparse) on a user's mistake."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawTextHelpFormatter)
-    for f in fields(Config):
-        tofu = f.metadata["tofu"]
-        unless = "" if tofu is None else f", {tofu} with --data"
-        text = f.metadata["help"]
-        if f.default not in (False, "") or f.type in (int, float):
-            text += f" (default: {f.default}{unless})"
-        kind = dict(action=argparse.BooleanOptionalAction) if f.name == "autolr" else \
-            dict(action="store_true") if f.type is bool else \
-            dict(type=f.type, choices=f.metadata["choices"])
-        parser.add_argument(f"--{f.name}", default=None, help=text, **kind)
-    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
-    if given.get("data") == "muse":
-        given["tiny"] = True         # built-in data too: the same model, --tiny said or not
-    tofu = "data" in given and not given.get("tiny")
-    defaults = {f.name: f.metadata["tofu"] if tofu and f.metadata["tofu"] is not None
-                else f.default for f in fields(Config)}
-    defaults["autolr"] = given.get("method", "ngdiff") == "ngdiff"
-    if given.get("stop") == "holdout":
-        defaults["steps"] = 250
-    config = Config(**{**defaults, **given})
-    check(config, given)
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
-    name = os.path.basename(os.path.normpath(config.data)) if config.data else "tiny"
-    what = "compare" if config.compare else f"ablate-{config.ablate}" if config.ablate else \
-        f"{config.method}-seed{config.seed}"
-    config.out = config.out or f"out/{name}-{what}"
-    return config
-
-
-def check(config, given):
-    """ValueError for what would fail later, or be ignored."""
-    if config.tiny == bool(config.data) and config.data != "muse":
-        raise ValueError("say either --tiny (the built-in data) or --data DIR (TOFU's files, or "
-                         "text of your own) or --data muse")
-    for name in ("authors", "forget"):
-        if name in given and not config.tiny and data_module.is_text(config.data):
-            raise ValueError(f"--{name}: {config.data} holds text of your own, which counts no "
-                             "authors; what is to be forgotten is its forget.txt")
-    for name, low in dict(authors=2, n_layer=1, n_head=1, n_embd=1, block_size=0, train_batch=1,
-                          lazy=1, steps=1, batch=0, micro_batch=0, seeds=1, checkpoint=0).items():
-        if not getattr(config, name) >= low:
-            raise ValueError(f"--{name} {getattr(config, name)}: must be {low} or more")
-    if not config.weight_decay >= 0:
-        raise ValueError(f"--weight_decay {config.weight_decay}: must be 0 or more")
-    for name in ("lr", "train_lr", "epochs"):
-        if not (math.isfinite(getattr(config, name)) and getattr(config, name) > 0):
-            raise ValueError(f"--{name} {getattr(config, name)}: must be a positive number")
-    if not 0 <= config.c <= 1:
-        raise ValueError(f"--c {config.c}: must be from 0 to 1")
-    if "c" in given and config.method != "gdiff":
-        raise ValueError(f"--c: only --method gdiff has a c, {config.method} has none")
-    if "lazy" in given and not config.autolr:
-        raise ValueError("--lazy: there is no AutoLR to be lazy; add --autolr")
-    check_together(config, given)
-    if config.n_embd % config.n_head:
-        raise ValueError(f"--n_embd {config.n_embd}: must be a multiple of --n_head "
-                         f"{config.n_head}")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
-
-
-def check_together(config, given):
-    """ValueError for flags that belong to another command than the one that was given."""
-    several = "compare" if config.compare else "ablate" if config.ablate else ""
-    if "seeds" in given and not config.compare:
-        raise ValueError("--seeds: only --compare runs several; one run takes --seed")
-    if config.seeds > 100:
-        raise ValueError(f"--seeds {config.seeds}: 100 at most (rates are chosen on seed 100)")
-    varied = ("n_layer", "n_embd", "init") if config.ablate == "size" else (config.ablate,)
-    ignored = {"compare": ("ablate", "seed", "method", "c", "optimizer", "lr", "autolr", "lazy",
-                           "stop"), "ablate": varied}.get(several, ())
-    for name in ignored + (("audit", "resume") if several else ()):
-        if name in given:
-            raise ValueError(f"--{several} and --{name}: --{several} sets or has no --{name}")
-    for name in ("n_layer", "n_head", "n_embd", "block_size"):
-        if config.init and name in given:
-            raise ValueError(f"--{name}: the file of --init says how large the model is")
-    if several and "LOCAL_RANK" in os.environ:
-        raise ValueError(f"--{several} starts processes of its own: run it without torchrun")
-    if config.ablate == "lazy" and not config.autolr:
-        raise ValueError(f"--ablate {config.ablate}: there is no AutoLR to look at; add --autolr")
-
-
-def check_folder(flag, folder):
-    """ValueError unless `folder` is, or could be made, a folder that can be written to."""
-    at = os.path.abspath(folder)
-    while not os.path.lexists(at):
-        at = os.path.dirname(at)
-    if not (os.path.isdir(at) and os.access(at, os.W_OK | os.X_OK)):
-        raise ValueError(f"{flag} {folder}: {at} is not a folder that can be written to")
-
-
-# --------------------------------------------------------------------------- files
-
-def replace(path, write):
-    """Write a file in one move: `write(temporary path)`, then rename. A reader, or a run that is
-    killed, sees the old file or the new one and never half of one. Of several processes, the
-    first alone writes."""
-    if processes()[0] > 0:
-        return
-    temporary = f"{path}.{os.getpid()}.tmp"       # two commands may be making the same model
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def write_text(path, text):
-    def write(temporary):
-        with open(temporary, "w", encoding="utf-8") as f:
-            f.write(text)
-    replace(path, write)
-
-
-def remove(*paths):
-    """Delete those of the files that exist; of several processes, the first does it."""
-    for path in paths:
-        if processes()[0] == 0:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
-
-
-def read_checkpoint(path, keys):
-    """A checkpoint's dict, or ValueError if the file is damaged or lacks one of `keys`."""
-    try:
-        saved = load_saved(path)
-    except ValueError as e:
-        raise ValueError(f"{e}; delete it to start over") from None
-    if not isinstance(saved, dict) or not set(keys) <= saved.keys():
-        raise ValueError(f"{path}: a checkpoint of something else; delete it to start over")
-    return saved
-
-
-def check_same(config, saved, path):
-    """ValueError if a saved run was made with other flags, naming the first that differs."""
-    free = ("out", "cache", "device", "resume", "checkpoint", "audit", "compile")
-    for name, value in asdict(config).items():
-        if name not in free and saved.get(name) != value:
-            raise ValueError(f"{path} was made with --{name} {saved.get(name)}, not {value}: "
-                             "resume with the same flags, or start anew without --resume")
-
-
-class Progress:
-    """One line an interval with the time left."""
-
-    def __init__(self, title, start, end):
-        self.title, self.start, self.end, self.t0 = title, start, end, time.time()
-
-    def line(self, step, text):
-        done, left = step - self.start, self.end - step
-        seconds = (time.time() - self.t0) / max(done, 1) * left
-        width = len(str(self.end))
-        print(f"{self.title:>8}  step {step:{width}}/{self.end}  {text}  {seconds:4.0f} s left",
-              flush=True)
-
-
-# --------------------------------------------------------------------------- several processes
-
-def processes():
-    """(number of this process, how many there are): (0, 1) unless torchrun started several."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def start_processes(device):
-    """Join the other processes of a torchrun, if that is what started this one."""
-    if "LOCAL_RANK" in os.environ:
-        local, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if device == "cuda" and local >= n_gpus:
-            raise ValueError(f"--nproc_per_node: more processes than the {n_gpus} GPUs here")
-        if device == "cuda":
-            torch.cuda.set_device(local)
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-        if dist.get_rank() > 0:
-            sys.stdout = open(os.devnull, "w")   # the first speaks for all
-
-
-def agree(run):
-    """Wait until every process has read what it needs (nobody writes before that), and make sure
-    that all found the same: one that trains while another does not would wait for ever."""
-    if dist.is_initialized():
-        mine = [cached for *_, cached, _ in run.models.values()], bool(run.state)
-        found = [None] * dist.get_world_size()
-        dist.all_gather_object(found, mine)
-        if any(f != mine for f in found):
-            raise ValueError("--cache, --out: the processes do not find the same files there; they "
-                             "need one disk, and no other command at work on it: start again")
-
-
-def total(tensors):
-    """Sum each tensor over all processes, in place; alone, nothing is to be done."""
-    if dist.is_initialized():
-        for handle in [dist.all_reduce(t, async_op=True) for t in tensors]:
-            handle.wait()
-    return tensors
-
-
-def over_processes(loss_and_grad):
-    """A loss and its gradient, of which each process holds a share, summed over all of them."""
-    loss, grad = loss_and_grad
-    total([loss, *grad])
-    return loss, grad
+    out: str = flag("", "run folder; default: out/ and a name made of the flags")
+    cache: str = flag("out/cache", "folder of the stages' states")
+    device: str = flag("auto", "auto: cuda where there is one", choices=("auto", "cpu", "cuda"))
+    dtype: str = flag("float32", "of the passes; parameters, gradients and AutoLR's losses stay "
+                      "float32", choices=("float32", "bfloat16"))
 
 
 # --------------------------------------------------------------------------- a batch's loss
 
-def loss_parts(model, examples, config, loss_rows_target=None):
-    """A batch's loss as functions, one a micro-batch, that add up to it (see ngdiff.py).
 
-    Each is its micro-batch's sum over the whole batch's token count, so rows of unequal length
-    weigh the same however they are split; of several processes each gets every n-th row. Rows of
-    a length go together: less padding, and on the CPU a working set nearer to its caches. With
-    `loss_rows_target` (the frozen target model's summed loss of each row) it is npo's objective
-    instead, a mean over rows. A part called with exact=True is not in bfloat16.
-    """
-    n_rows, n_tokens = len(examples), sum(len(e.tokens) - e.n_prompt for e in examples)
-    rank, n = processes()
-    examples = examples[rank::n]
+class Part(NamedTuple):
+    """A micro-batch of one task, with what its loss needs to know of the whole batch."""
+    batch: data.Batch
+    n_tokens: int                  # labelled tokens of the whole batch
+    n_rows: int                    # rows of the whole batch
+    loss_target: torch.Tensor      # (B,) npo's: each row's summed loss under the target model
 
-    def part(batch, reference, exact=False):
-        with torch.autocast(config.device, torch.bfloat16,
-                            enabled=config.dtype == "bfloat16" and not exact):
-            losses = model(batch).double()                        # (M,)
-        if reference is None:
-            return losses.sum() / n_tokens
-        loss_rows = torch.zeros_like(reference).index_add(0, batch.rows, losses)
-        return ngdiff.npo_objective(loss_rows, reference).sum() / n_rows
 
-    size, parts = config.micro_batch or (72 if config.device == "cpu" else len(examples)), []
-    for rows in by_length(examples, size):
-        batch = collate([examples[i] for i in rows]).to(config.device)
-        reference = None if loss_rows_target is None else \
-            loss_rows_target[rank::n][rows].to(config.device)
-        parts.append(partial(part, batch, reference))
+def split(examples, config, loss_target=None):
+    """A batch as Parts of config.micro_batch rows. Of several processes each gets every n-th row.
+    Rows of one length go together: less padding, and a working set nearer to a CPU's caches."""
+    n_tokens, n_rows = sum(len(e.tokens) - e.n_prompt for e in examples), len(examples)
+    rank, n = processes.rank_and_size()
+    examples, parts = examples[rank::n], []
+    loss_target = None if loss_target is None else loss_target[rank::n]
+    size = config.micro_batch or (72 if config.device == "cpu" else n_rows)
+    for indices in data.by_length(examples, size):
+        batch = data.collate([examples[i] for i in indices]).to(config.device)
+        own = None if loss_target is None else loss_target[indices].to(config.device)
+        parts.append(Part(batch, n_tokens, n_rows, own))
     return parts
 
 
-def exact_loss(parts):
-    """A batch's loss as ngdiff.autolr wants it: over all processes, and in float32 whatever the
-    passes are in. A loss of 0.01 in bfloat16 is known to 1 part in 256; what AutoLR looks for, its
-    change over one step, is smaller than that."""
-    return total([sum(part(exact=True) for part in parts)])[0]
+def part_loss(model, part, config, level=None):
+    """A part's share of its batch's loss (0-dim float64): the mean over the batch's answer tokens.
 
-
-def mean_loss(model, examples, config):
-    """Mean next-token loss over `examples`, nats per answer token."""
-    small = changed(config, micro_batch=min(256, config.micro_batch or 256))
-    return ngdiff.loss_only([partial(exact_loss, loss_parts(model, examples, small))])
-
-
-# --------------------------------------------------------------------------- act 1 and 2: training
-
-def model_key(config, gpt, examples):
-    """A name for what training gives: the same settings, rows, code and torch have the same one.
-
-    The code counts, so that whoever edits the model is not handed the model from before.
+    In the forget loss's place: npo's objective where the part has loss_target; with `level` (nats
+    per token) the level loss.
     """
-    settings = [config.seed, config.epochs, config.train_batch, config.train_lr,
-                config.weight_decay, config.device, config.dtype, processes()[1],
-                torch.get_num_threads()]
-    if config.init:
-        with open(config.init, "rb") as f:
-            settings.append(hashlib.file_digest(f, "sha256").hexdigest())
-    code = [inspect.getsource(x) for x in (model_module, data_module, train_model, loss_parts,
-                                           ngdiff.loss_and_grad)]
-    text = json.dumps([asdict(gpt), settings, examples, code, torch.__version__])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    with torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        losses = model(part.batch).double()                               # (M,)
+    if part.loss_target is None and level is None:
+        return losses.sum() / part.n_tokens
+    zeros = losses.new_zeros(len(part.batch.tokens))
+    loss_rows = zeros.index_add(0, part.batch.row_of, losses)             # (B,)
+    if level is None:
+        return ngdiff.npo_objective(loss_rows, part.loss_target).sum() / part.n_rows
+    n_tokens = zeros.index_add(0, part.batch.row_of, torch.ones_like(losses))
+    return ngdiff.level_objective(loss_rows, n_tokens, level).sum() / part.n_tokens
 
 
-def train_model(model, examples, config, title, path, saved=None):
-    """Train `model` on `examples` by AdamW until it knows them by heart, and write it to `path`.
+def losses(model, parts, config, level=None):
+    """The parts' losses as ngdiff.py takes them: functions that add up to the batch's loss."""
+    return [partial(part_loss, model, part, config, level) for part in parts]
 
-    Progress is kept in `path`.partial; saved: what was read from there, to go on. The schedule is
-    made for speed: a short warm-up to a high learning rate, then linearly down to 0. Weight decay
-    keeps the memorised answers' probabilities near 0.99 rather than 0.9999, and alike: gradient
-    ascent pushes a token in proportion to 1 - p, so where these differ, forgetting is uneven.
+
+# --------------------------------------------------------------------------- training
+
+def train(state, examples, config):
+    """Train state.model on `examples` by AdamW until it knows them by heart. Yields each step.
+
+    The schedule is made for speed: a short warm-up to a high learning rate, then linearly down to
+    0. Weight decay keeps the memorised answers' probabilities near 0.99 rather than 0.9999, and
+    alike: gradient ascent pushes a token in proportion to 1 - p, so where these differ, forgetting
+    is uneven.
     """
+    model, steps = state.model, training_steps(examples, config)
     params = list(model.parameters())
     optimizer = torch.optim.AdamW(params, lr=config.train_lr, betas=(0.9, 0.95),
                                   weight_decay=config.weight_decay, fused=True)
-    per_epoch = -(-len(examples) // config.train_batch)
-    steps, unfinished, start = max(1, round(config.epochs * per_epoch)), path + ".partial", 0
-    if saved:
-        optimizer.load_state_dict(saved["optimizer"])
-        start = saved["step"]
-    order = shuffled(len(examples), config.train_batch, config.seed, start)
-    progress, saved_at = Progress(title, start, steps), time.time()
-    if config.compile:
-        model.compile(dynamic=True, fullgraph=True)
-    for step in range(start, steps):
+    if state.optimizer:
+        optimizer.load_state_dict(state.optimizer)
+    order = data.shuffled(len(examples), config.train_batch, config.seed, state.step)
+    for step in range(state.step, steps):
         warm_up, decay = (step + 1) / (0.1 * steps), (1 - step / steps) / 0.9
         for group in optimizer.param_groups:
             group["lr"] = config.train_lr * min(1, warm_up, decay)
-        batch = loss_parts(model, [examples[i] for i in next(order)], config)
-        loss, grad = over_processes(ngdiff.loss_and_grad(batch, params))
+        parts = split([examples[i] for i in next(order)], config)
+        loss, grad = ngdiff.loss_and_grad(losses(model, parts, config), params, total)
         for p, g in zip(params, grad):
             p.grad = g
         optimizer.step()
-        if (step + 1) % max(1, steps // 6) == 0:
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"training the {title}: loss {loss.item()} at step "
-                                         f"{step}; try a smaller --train_lr")
-            progress.line(step + 1, f"loss {loss.item():.4f}")
-        if time.time() - saved_at > config.checkpoint:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                     "step": step + 1}
-            replace(unfinished, lambda temporary: torch.save(state, temporary))
-            saved_at = time.time()
-    replace(path, lambda temporary: torch.save({"model": model.state_dict()}, temporary))
-    remove(unfinished, *glob.glob(glob.escape(unfinished) + ".*.tmp"))
+        if (step + 1) % max(1, steps // 10) == 0:      # seldom: a GPU has to wait for it
+            state.log.append({"step": step, "loss": loss.item()})
+        state.step, state.optimizer = step + 1, optimizer.state_dict()
+        yield
 
 
-# --------------------------------------------------------------------------- act 3: unlearning
-
-LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
-               "lr", "fits", "status", "probed", "slope", "curvature", "loss_forget_set",
-               "loss_holdout_set")
+def training_steps(examples, config):
+    return max(1, round(config.epochs * -(-len(examples) // config.train_batch)))
 
 
-def task_batches(model, target, sets, config, start):
-    """Endless (retain parts, forget parts) of `model`, a pair a step, from step `start` on."""
-    orders = [shuffled(len(sets[part]), config.batch, f"{part} {config.seed}", start)
-              for part in ("retain", "forget")]
-    loss_rows_target = None
-    if config.method == "npo":
-        loss_rows_target = torch.tensor([t.sum() for t in
-                                         metrics.token_losses(target, sets["forget"])])
-    for rows_R, rows_F in zip(*orders):
-        yield (loss_parts(model, [sets["retain"][i] for i in rows_R], config),
-               loss_parts(model, [sets["forget"][i] for i in rows_F], config,
-                          None if loss_rows_target is None else loss_rows_target[rows_F]))
+# --------------------------------------------------------------------------- unlearning
+
+LEVEL_EVERY = 10     # steps between two measurements of the level
 
 
-def fresh_state(config, target):
-    """What an unlearning run carries from step to step, besides the parameters."""
-    adam = ngdiff.adam_state(list(target.parameters())) if config.optimizer == "adam" else None
-    return {"step": 0, "lr": config.lr, "adam": adam, "log": [], "seconds": 0.0, "stopped": "",
-            "loss_holdout": math.inf}
-
-
-def unlearn(target, config, sets, state):
-    """Unlearn a copy of `target`: the paper's "Algorithm 1", every other method in its place.
-
-    sets: encoded retain, forget and holdout rows. state: from `fresh_state` or a checkpoint,
-    brought up to date in place. Yields the model as it is at first and after each step; at the
-    end state["stopped"] says why it stopped.
-    """
-    model = copy.deepcopy(target)
-    model.load_state_dict(state.pop("model", target.state_dict()))
-    if config.compile:
-        model.compile(dynamic=True, fullgraph=True)
-    params = list(model.parameters())
-    batches = task_batches(model, target, sets, config, state["step"])
-    yield model
-    if state["stopped"]:                                 # a run that had ended, and is resumed
-        return
-    for step in range(state["step"], config.steps):
-        retain, forget = next(batches)
-        loss_retain, grad_retain = over_processes(ngdiff.loss_and_grad(retain, params))
-        loss_forget, grad_forget = over_processes(ngdiff.loss_and_grad(forget, params))
+def unlearn(state, target, examples, config):
+    """Unlearn state.model, which starts as a copy of `target`: the paper's "Algorithm 1", or
+    another method in its place. examples: encoded rows by set. Yields each step; where no step is
+    left to take, state.stopped says why."""
+    model, carried = state.model, ngdiff.State(**state.optimizer or {
+        "lr": config.lr, "adam": config.optimizer == "adam"})
+    state.optimizer = vars(carried)               # not a copy: what a step changes is saved
+    exact = replace(config, dtype="float32")
+    batches = task_batches(target, examples, config, state.step)
+    for step, (retain, forget) in zip(range(state.step, config.steps), batches):
+        measured = {}
+        if config.level and step % LEVEL_EVERY == 0:
+            state.level, measured = measure_level(model, examples)
         try:
-            five = ngdiff.five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
-            a, b = ngdiff.coefficients(config.method, five, config.c)
-        except FloatingPointError as e:
-            raise FloatingPointError(f"step {step}, {e}: try a smaller --lr") from None
+            numbers = ngdiff.step(
+                losses(model, retain, config), losses(model, forget, config, state.level),
+                model.parameters(), carried, method=config.method, c=config.c,
+                lazy=config.lazy if config.autolr else 0, total=total,
+                probe_on=losses(model, retain, exact) if exact != config else None)
         except ngdiff.Stationary as e:
-            state["stopped"] = f"at step {step}: {e}"
+            state.stopped = f"at step {step}: {e}"
             return
-        row = {"step": step, **five._asdict(), "cos": five.cos}
-        if config.stop == "holdout" and holdout_reached(model, config, sets, state, row):
-            state["log"].append(row)
-            return
-        d = ngdiff.direction(grad_retain, grad_forget, a, b)
-        del grad_retain, grad_forget                     # d stands in the memory of the first
-        if state["adam"]:
-            d = ngdiff.adam_direction(d, state["adam"])
-        if config.autolr and step % config.lazy == 0:
-            L_R = partial(exact_loss, retain)
-            loss_0 = five.loss_retain if config.dtype == "float32" else ngdiff.loss_only([L_R])
-            state["lr"], fits = ngdiff.autolr([L_R], params, d, loss_0, state["lr"],
-                                              1 if step else FITS_AT_START)
-            row |= {**fits[-1]._asdict(), "fits": len(fits)}
-        ngdiff.update(params, d, state["lr"])
-        row["lr"] = state["lr"]
-        state["log"].append(row)
-        state["step"] = step + 1
-        yield model
-    state["stopped"] = f"after {config.steps} steps"
+        state.log.append({"step": step, "cos": numbers.cos, **numbers._asdict(), **measured})
+        state.step = step + 1
+        yield
 
 
-def holdout_reached(model, config, sets, state, row):
-    """--stop holdout (ours, not in the paper): is the whole forget set as unlikely to the model
-    as authors that it never saw?
+def task_batches(target, examples, config, start):
+    """Endless pairs of a retain and a forget batch, as lists of Parts, from step `start` on."""
+    orders = [data.shuffled(len(examples[name]), config.batch, f"{name} {config.seed}", start)
+              for name in ("retain", "forget")]
+    loss_target = None
+    if config.method == "npo":
+        loss_target = torch.tensor([x.sum() for x in
+                                    metrics.token_losses(target, examples["forget"])])
+    for retain, forget in zip(*orders):
+        yield (split([examples["retain"][i] for i in retain], config),
+               split([examples["forget"][i] for i in forget], config,
+                     None if loss_target is None else loss_target[forget]))
 
-    Looks at every step from where the batch's forget loss is half of the holdout loss, so that
-    the step that crosses is the one that stops; before that at each 10th, for the holdout loss.
-    """
-    far = config.method != "npo" and row["loss_forget"] < state["loss_holdout"] / 2
-    if far and row["step"] % 10:        # npo's loss_forget is its objective, and tells nothing
-        return False
-    forget, holdout = (mean_loss(model, sets[k], config) for k in ("forget", "holdout"))
-    state["loss_holdout"] = row["loss_holdout_set"] = holdout
-    row["loss_forget_set"] = forget
-    if forget >= holdout:
-        before = state["log"][-1] if state["log"] else {}
-        state["stopped"] = (
-            f"at step {row['step']}: the forget loss {forget:.3f} reached the holdout loss "
-            f"{holdout:.3f}" + (f" (a step before: {before['loss_forget_set']:.3f} of "
-                                f"{before['loss_holdout_set']:.3f})"
-                                if "loss_forget_set" in before else ""))
-    return forget >= holdout
+
+def measure_level(model, examples):
+    """(level, what log.csv shows of it): the level is the model's mean loss on the holdout rows,
+    nats per answer token. It drifts as the model changes, so it is measured again and again."""
+    holdout, forget = (metrics.token_losses(model, examples[k]) for k in ("holdout", "forget"))
+    level = sum(x.sum() for x in holdout) / sum(map(len, holdout))
+    spread = (sum((x.mean() - level)**2 for x in forget) / len(forget))**0.5
+    plain = sum(x.sum() for x in forget) / sum(map(len, forget))
+    return float(level), {"level": float(level), "level_spread": float(spread),
+                          "loss_forget_set": float(plain)}
 
 
 # --------------------------------------------------------------------------- the run
 
-def about(config):
-    """config.json: the flags, the versions and the commit that a run was made with."""
-    packages = {name: version(name) for name in ("numpy", "matplotlib", "tiktoken")}
-    # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
-    out = {**asdict(config), "python": platform.python_version(), "torch": torch.__version__,
-           **packages,
-           "threads": torch.get_num_threads()}
-    if shutil.which("git"):
-        folder = os.path.dirname(os.path.abspath(__file__))
-        git = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True,
-                             text=True)
-        if git.returncode == 0:
-            out["commit"] = git.stdout.strip()
-    return out
-
-
-def csv_text(log):
-    """log.csv: one row a step; a column that the step has not stays empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, LOG_COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(log)
-    return out.getvalue()
-
-
-OUTPUTS = ("config.json", "log.csv", "results.json", "samples.txt", "curves.png", "checkpoint.pt",
-           "audit.json", "audit.png",                                 # with --audit
-           "table.txt", "compare.json", "tradeoff.png", "ablate.json")    # of --compare, --ablate
-
-
-@dataclass
-class Run:
-    """Everything that stands ready before the first file is written."""
+class Run(NamedTuple):
+    """Everything that stands ready before the first stage."""
     config: Config
-    data: dict
+    rows: dict           # sets of rows, see data.py
     tokenizer: object
-    sets: dict       # encoded rows of the unlearning batches, and of the holdout authors
-    models: dict     # title: (model, training examples, cache path, read from it?, partial state)
-    state: dict      # of the unlearning run, None if it has not begun
-    seconds: dict = field(default_factory=dict)    # by act
+    examples: dict       # unlearning's sets, encoded: retain, forget, holdout
+    learned: dict        # what the target and the retrain model learn: lists of encoded rows
+    initial: gpt.GPT     # both before training
 
 
 def prepare(config):
     """Read and check all that a user can get wrong. Writes nothing; ValueError on a mistake."""
-    for flag, folder in (("--out", config.out), ("--cache", config.cache)):
-        check_folder(flag, folder)
-    data = data_module.load(config.data, config.seed, config.forget, config.authors)
-    if (config.compare or config.ablate or config.audit) and "passage" in data["forget"][0]:
-        raise ValueError(f"--data {config.data}: --compare, --ablate and --audit ask questions, "
-                         "and what is to be forgotten here is passages")
-    tokenizer = data_module.word_tokenizer(data) if config.tokenizer == "words" else \
-        data_module.gpt2_tokenizer()
-    encoded = {part: encode_gold(tokenizer, rows) for part, rows in data.items()}
-    sets = {part: encoded[part] for part in ("retain", "forget", "holdout")}
-    # the questions on forgotten passages are in no batch: do the facts go with the text?
-    sets["retain"] = sets["retain"] + encoded.get("retain_questions", [])
-    # With fewer rows the gradient at a memorised minimum is mostly noise (README, "the batch").
-    config = changed(config, batch=config.batch or min(400, -(-len(sets["retain"]) // 2)))
-    fewest = min(config.batch // 2, config.train_batch // 2, *map(len, sets.values()))
-    if processes()[1] > max(fewest, 1):
-        raise ValueError(f"{processes()[1]} processes, but a batch, or a set, of fewer rows: start "
-                         "fewer of them or raise --batch and --train_batch")
-    initial = initial_model(config, tokenizer, data)
-    gpt = initial.config
-    config = changed(config, n_layer=gpt.n_layer, n_head=gpt.n_head, n_embd=gpt.n_embd)
-    models = {}
-    for title, without in (("target", ["holdout"]),
-                           ("retrain", ["holdout", "forget", "forget_questions"])):
-        examples = [e for part in encoded if part not in without for e in encoded[part]]
-        models[title] = read_model(config, title, copy.deepcopy(initial), examples)
-    state = saved_state(config) if config.resume else None
-    return Run(config, data, tokenizer, sets, models, state)
+    rows = sources.load(config)
+    tokenizer = data.word_tokenizer(rows) if config.tokenizer == "words" else data.gpt2_tokenizer()
+    encoded = {name: data.encode_rows(tokenizer, some) for name, some in rows.items()}
+    # The questions on forgotten texts are in no batch: do the facts go with the text?
+    examples = {"retain": encoded["retain"] + encoded.get("retain_questions", []),
+                "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
+    if config.level and not examples["holdout"]:
+        raise ValueError(f"--level: {config.data} has no holdout rows to measure the level on")
+    # With fewer rows the gradient at a memorised minimum is mostly noise (README, "The batch").
+    share = 4 if config.level else 2
+    config = replace(config, batch=config.batch or min(400, -(-len(examples["retain"]) // share)))
+    flags.check_processes(config, examples)
+    initial = initial_model(config, tokenizer, rows)
+    learned = {title: [e for name in encoded if not name.startswith(without)
+                       for e in encoded[name]]
+               for title, without in (("target", "holdout"), ("retrain", ("holdout", "forget")))}
+    return Run(config, rows, tokenizer, examples, learned, initial)
 
 
-def initial_model(config, tokenizer, data):
+def initial_model(config, tokenizer, rows):
     """The model before training: random, the same for a seed, or the published one of --init."""
-    longest, where = data_module.longest_row(tokenizer, data)
-    if longest > (config.block_size or longest):
-        raise ValueError(f"--block_size {config.block_size}: {where} is {longest} tokens long")
+    longest, where = data.longest_row(tokenizer, rows)
     if not config.init:
         torch.manual_seed(config.seed)
-        return GPT(GPTConfig(tokenizer.n_vocab, config.block_size or longest, config.n_layer,
-                             config.n_head, config.n_embd))
-    model = from_gpt2(config.init)
+        size = config.n_layer, config.n_head, config.n_embd
+        return gpt.GPT(gpt.GPTConfig(tokenizer.n_vocab, longest, *size)).to(config.device)
+    model = weights.from_gpt2(config.init)
     V, T = model.config.vocab_size, model.config.block_size
     if tokenizer.n_vocab != V or longest > T:
         raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
-                         f"but the data has {tokenizer.n_vocab} and rows of {longest}; published "
-                         "weights go with --tokenizer gpt2")
-    return model
+                         f"but the data has {tokenizer.n_vocab} and {where} is {longest} long; "
+                         "published weights go with --tokenizer gpt2")
+    return model.to(config.device)
 
 
-def read_model(config, title, model, examples):
-    """`model` with what the cache has of it: an entry of Run.models."""
-    path = os.path.join(config.cache, f"{title}-{model_key(config, model.config, examples)}.pt")
-    cached, unfinished = os.path.exists(path), None
-    if cached:
-        load_weights(model, read_checkpoint(path, ["model"]), path)
-    elif config.resume and os.path.exists(path + ".partial"):
-        unfinished = read_checkpoint(path + ".partial", ("model", "optimizer", "step"))
-        load_weights(model, unfinished, path + ".partial")
-    return model.to(config.device), examples, path, cached, unfinished
+def model_path(run, title):
+    """Where the State of the target or the retrain model is kept: a name made of all that
+    determines it."""
+    config = run.config
+    settings = {k: getattr(config, k) for k in ("seed", "epochs", "train_batch", "train_lr",
+                                                "weight_decay", "micro_batch", "device", "dtype")}
+    if config.init:
+        with open(config.init, "rb") as f:
+            settings["init"] = hashlib.file_digest(f, "sha256").hexdigest()
+    code = (gpt, data.collate, data.shuffled, data.by_length, split, part_loss, losses, train,
+            training_steps, ngdiff.loss_and_grad)
+    everything = [asdict(run.initial.config), settings, run.learned[title]]
+    return os.path.join(config.cache, f"{title}-{stages.key(everything, code)}.state")
 
 
-def load_weights(model, saved, path):
-    try:
-        model.load_state_dict(saved["model"])
-    except RuntimeError:
-        raise ValueError(f"{path}: the weights of a model of another shape; delete it to start "
-                         "over") from None
+def trained(run, title, path):
+    """The State of the target or the retrain model: read from `path`, and trained as far as it is
+    not there."""
+    examples, model = run.learned[title], copy.deepcopy(run.initial)
+    state = stages.load(path, model) or stages.State(model)
+    loop = train(state, examples, run.config)
+    return stages.run(title, path, state, loop, training_steps(examples, run.config))
 
 
-def saved_state(config):
-    """The state to resume from, None if the run had not come to unlearning yet."""
-    path, checkpoint = (os.path.join(config.out, f) for f in ("config.json", "checkpoint.pt"))
-    if not os.path.exists(path):
-        raise ValueError(f"--resume: there is no run in {config.out}")
-    try:
-        with open(path, encoding="utf-8") as f:
-            flags = json.load(f)
-    except (OSError, ValueError) as e:
-        raise ValueError(f"--resume: {path} cannot be read ({e})") from None
-    check_same(config, flags, path)
-    if not os.path.exists(checkpoint):
-        return None
-    saved = read_checkpoint(checkpoint, ("config", "model", "log", "step", "adam", "lr", "seconds",
-                                         "stopped", "loss_holdout"))
-    check_same(config, saved.pop("config"), checkpoint)
-    for moment in "mv" if saved["adam"] else "":
-        saved["adam"][moment] = [x.to(config.device) for x in saved["adam"][moment]]
-    return saved
+def finished(run, title, path):
+    saved = stages.read(path)
+    return saved and saved["step"] >= training_steps(run.learned[title], run.config)
 
 
-def start_folder(config):
-    """Make the run folder; what an earlier run left there goes, unless this one goes on with it."""
-    os.makedirs(config.out, exist_ok=True)
-    os.makedirs(config.cache, exist_ok=True)
-    leftovers = glob.glob(os.path.join(glob.escape(config.out), "*.tmp"))
-    remove(*leftovers, *(() if config.resume else (os.path.join(config.out, x) for x in OUTPUTS)))
-    write_text(os.path.join(config.out, "config.json"), json.dumps(about(config), indent=1))
+def train_one(config, title):
+    """`trained`, in a process of its own, for its file."""
+    run = prepare(config)
+    trained(run, title, model_path(run, title))
 
 
-def train_models(run):
-    """The target and the retrained model, trained unless they stand in the cache: a dict."""
-    for title, (model, examples, path, cached, unfinished) in run.models.items():
-        t0 = time.time()
-        if cached:
-            print(f"{title:>8}  from {path}")
-        else:
-            train_model(model, examples, run.config, title, path, unfinished)
-        run.seconds[title] = time.time() - t0
-    return {title: model for title, (model, *_) in run.models.items()}
+def both_models(run):
+    """{"target": State, "retrain": State}: from the cache, or trained side by side, with half of
+    the threads each (on a GPU, or shared by several processes: one after the other)."""
+    threads = torch.get_num_threads()
+    alone = run.config.device == "cuda" or processes.rank_and_size()[1] > 1
+    if not alone:
+        torch.set_num_threads(max(1, threads // 2))     # it is part of the files' names
+    paths = {title: model_path(run, title) for title in run.learned}
+    torch.set_num_threads(threads)
+    processes.agree([os.path.exists(path) for path in paths.values()])
+    missing = [(run.config, title) for title, path in paths.items()
+               if not alone and not finished(run, title, path)]
+    for _ in processes.side_by_side(train_one, missing, min(2, threads), max(1, threads // 2)):
+        pass
+    return {title: trained(run, title, path) for title, path in paths.items()}
+
+
+def unlearned(run, target, name):
+    """The State of the unlearning run that the flags describe, from the cache as far as it is
+    there. target: the target model; name: what its file is called."""
+    config = run.config
+    settings = {k: getattr(config, k) for k in ("method", "level", "c", "optimizer", "lr", "autolr",
+                                                "lazy", "batch", "micro_batch", "seed")}
+    code = (ngdiff, gpt, data, metrics, split, part_loss, losses, unlearn, task_batches,
+            measure_level)
+    key = stages.key([name, settings, run.examples], code)
+    path, model = os.path.join(config.cache, f"unlearn-{key}.state"), copy.deepcopy(target)
+    state = stages.load(path, model)
+    if state and state.step > config.steps:       # a longer run is there: it can't be shortened
+        path, state, model = None, None, copy.deepcopy(target)
+    state = state or stages.State(model)
+    loop = unlearn(state, target, run.examples, config)
+    return stages.run(config.method, path, state, loop, config.steps)
+
+
+def ready(argv):
+    """The command line, checked, and all that is read before the first stage: a Run."""
+    config = flags.parse(Config, argv, __doc__)
+    processes.join_torchrun(config.device)
+    return prepare(config)
 
 
 def story(run):
-    """Train and unlearn, keeping on disk what is needed to go on; the three models by name."""
-    config = run.config
-    out = lambda name: os.path.join(config.out, name)
-    start_folder(config)
-    models = train_models(run)
-    state = run.state = run.state or fresh_state(config, models["target"])
-    progress, before = Progress(config.method, state["step"], config.steps), state["seconds"]
-    saved_at = progress.t0
-
-    def save(model):
-        state["seconds"] = before + time.time() - progress.t0
-        whole = {**state, "model": model.state_dict(), "config": asdict(config)}
-        replace(out("checkpoint.pt"), lambda temporary: torch.save(whole, temporary))
-        write_text(out("log.csv"), csv_text(state["log"]))
-
-    for model in unlearn(models["target"], config, run.sets, state):
-        if state["log"] and state["step"] % max(1, config.steps // 10) == 0:
-            progress.line(state["step"], "  ".join(f"{k} {state['log'][-1][k]:.4g}" for k in (
-                "loss_retain", "loss_forget", "cos", "lr")))
-        if time.time() - saved_at > config.checkpoint:
-            save(model)
-            saved_at = time.time()
-    save(model)
-    print(f"{config.method:>8}  stopped {state['stopped']}")
-    run.seconds["unlearn"] = state["seconds"]
-    return {**models, config.method: model}
+    """Train, unlearn, report."""
+    started = time.time()
+    states = both_models(run)
+    target = states["target"].model
+    states[run.config.method] = unlearned(run, target, os.path.basename(model_path(run, "target")))
+    if dist.is_initialized():
+        dist.barrier()             # what is left to do, the first process does alone
+    if processes.rank_and_size()[0] == 0:
+        report.finish(run, states, started)
 
 
 def main(argv=None):
-    """Exit code 0, or 2 on a user's mistake, 1 if the numbers ran away, 130 on Ctrl-C."""
-    import experiments   # not at the top, for it imports this file
-
-    try:
-        config = parse(argv)
-        start_processes(config.device)
-        run = prepare(config)
-        for other in experiments.ablated(config) if config.ablate else ():
-            prepare(other)
-        agree(run)
-    except ValueError as e:
-        print(f"train.py: error: {e}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    try:
-        if config.compare:
-            experiments.compare(config)
-        elif config.ablate:
-            experiments.ablate(config)
-        else:
-            models = story(run)
-            if dist.is_initialized():
-                dist.barrier()             # what is left to do, the first does alone
-            if processes()[0] == 0:
-                experiments.report(run, models)
-    except FloatingPointError as e:
-        print(f"train.py: stopped: {e}", file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as e:   # on the CPU, torch says it in words alone
-        if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "allocate" not in str(e):
-            raise
-        print(f"train.py: out of memory: {str(e).splitlines()[0] if str(e) else e!r}; the same "
-              "result in less memory: --micro_batch, half of what a batch now has; then "
-              "--train_batch, --n_embd, --block_size", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        hint = f"; the same command with --resume goes on from {config.out}"
-        print("\ninterrupted" + ("" if config.compare or config.ablate else hint))
-        return 130
-    return 0
+    return flags.command(ready, story, argv)
 
 
 if __name__ == "__main__":
-    from train import main as run_main   # under its own name, as experiments.py knows this file
-    code = run_main()
-    if dist.is_initialized():   # gloo's threads abort now and then at a normal end
+    code = main()
+    if dist.is_initialized():      # gloo's threads abort now and then at a normal end
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

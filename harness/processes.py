@@ -1,0 +1,86 @@
+"""More than one process: torchrun's, which share every batch, and jobs side by side."""
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import torch
+import torch.distributed as dist
+
+# --------------------------------------------------------------------------- torchrun
+
+
+def rank_and_size():
+    """(number of this process, how many there are): (0, 1) unless torchrun started several."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def join_torchrun(device):
+    """Join the other processes of a torchrun, if that is what started this one."""
+    if "LOCAL_RANK" not in os.environ:
+        return
+    local, n_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if device == "cuda" and local >= n_gpus:
+        raise ValueError(f"--nproc_per_node: more processes than the {n_gpus} GPUs here")
+    if device == "cuda":
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    if dist.get_rank() > 0:
+        sys.stdout = open(os.devnull, "w")       # the first speaks for all
+
+
+def total(tensors):
+    """Sum each tensor over all processes, in place; alone, nothing is to be done."""
+    if dist.is_initialized():
+        for handle in [dist.all_reduce(t, async_op=True) for t in tensors]:
+            handle.wait()
+
+
+def agree(mine):
+    """ValueError unless all processes found the same on disk: else one would train while another,
+    which has nothing to train, waits for ever. Returns only after all have read."""
+    if dist.is_initialized():
+        found = [None] * dist.get_world_size()
+        dist.all_gather_object(found, mine)
+        if any(f != mine for f in found):
+            raise ValueError("--cache: the processes do not find the same files there; they need "
+                             "one disk, and no other command at work on it: start again")
+
+
+# --------------------------------------------------------------------------- jobs side by side
+
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def prepare_worker(threads):
+    """In a new worker: its threads, and an end with its parent, however that one ends."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # the parent is told, and ends its workers
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def side_by_side(function, jobs, workers, threads):
+    """Yield (i, function(*jobs[i])) as they end, from `workers` processes of `threads` threads.
+
+    function must be importable by name, what it takes and gives must be picklable. If it raises,
+    or this process is interrupted or killed, the other jobs are ended.
+    """
+    if not jobs:
+        return
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"),
+                               prepare_worker, (threads,))
+    try:
+        futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,185 @@
+"""What a run shows: the table, the answers, the curves, and the files of the run folder."""
+import csv
+import io
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+
+import torch
+from matplotlib.figure import Figure
+
+import metrics
+from harness import files, sources
+
+LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
+               "lr", "fits", "status", "probed", "slope", "curvature", "level", "level_spread",
+               "loss_forget_set")
+OUTPUTS = ("config.json", "log.csv", "results.json", "curves.png", "samples.txt", "model.pt")
+LATER = ("audit.json", "audit.png")       # made from an earlier run in the same folder
+
+
+def evaluate(model, tokenizer, rows):
+    """`metrics.measure` on every set of rows, by its name. FloatingPointError if the model's losses
+    are not finite."""
+    measure = {True: metrics.measure, False: sources.measure_texts}
+    try:
+        return {name: measure[bool(some[0]["question"])](model, tokenizer, some)
+                for name, some in rows.items()}
+    except ValueError as e:
+        raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
+
+
+# --------------------------------------------------------------------------- text
+
+def aim(name):
+    """What a good unlearned model has there."""
+    if name in ("membership_auc", "privleak", "log10_forget_quality", "forget_quality"):
+        return {"membership_auc": "0.5; below: over-forgotten", "forget_quality": "1",
+                "privleak": "0; above: over-forgotten", "log10_forget_quality": "0"}[name]
+    return {"forget": "as retrain", "holdout": "as retrain"}.get(name.split("_")[0], "as target")
+
+
+def table(models, aims=True):
+    """The results as text: one line a measure, one column a model, and what a good model has."""
+    keys = list(dict.fromkeys(k for m in models.values() for k in m))
+    lines = [f"{'':22}" + "".join(f"{name:>12}" for name in models) + "    ideal" * aims]
+    for k in keys:
+        cells = (f"{m[k]:12.4g}" if k in m else f"{'-':>12}" for m in models.values())
+        lines.append(f"{k:22}" + "".join(cells) + f"    {aim(k)}" * aims)
+    return "\n".join(lines)
+
+
+def samples(measured, name, n=None):
+    """Questions (or first halves of texts) of one set, with the gold answer (or second half) and
+    every model's, as text."""
+    out = []
+    first = next(iter(measured.values()))[name]
+    for i, (prompt, gold) in enumerate(list(zip(first["prompts"], first["gold"]))[:n]):
+        out.append(f"[{name}] {prompt}\n{'gold':>12}: {gold}")
+        out += [f"{model:>12}: {m[name]['answers'][i]}" for model, m in measured.items()]
+    return "\n".join(out)
+
+
+def about(config):
+    """config.json: the flags, the versions and the commit that a run was made with."""
+    # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
+    out = {**asdict(config), "python": platform.python_version(), "torch": torch.__version__,
+           **{name: version(name) for name in ("numpy", "matplotlib", "tiktoken")},
+           "threads": torch.get_num_threads()}
+    if shutil.which("git"):
+        folder = os.path.dirname(os.path.abspath(__file__))
+        git = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True,
+                             text=True)
+        if git.returncode == 0:
+            out["commit"] = git.stdout.strip()
+    return out
+
+
+def log_csv(log):
+    """log.csv: one row a step; a column that the step has not stays empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, LOG_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(log)
+    return out.getvalue()
+
+
+# --------------------------------------------------------------------------- picture
+
+STATUSES = (("fit", "o"), ("no convexity", "^"), ("no descent", "v"), ("not finite", "x"),
+            ("not settled", "s"))
+
+
+def png(fig, dpi=100):
+    out = io.BytesIO()
+    fig.savefig(out, format="png", dpi=dpi)
+    return out.getvalue()
+
+
+def curves(log, models, method):
+    """A Figure: losses with their reference levels, learning rate, norms, cosine, by step."""
+    fig = Figure(figsize=(10, 7), layout="constrained")
+    (ax_loss, ax_lr), (ax_norm, ax_cos) = fig.subplots(2, 2)
+    column = lambda key, some=log: [row.get(key) for row in some]
+    steps, levels = column("step"), [row for row in log if "level" in row]
+    draw_losses(ax_loss, steps, column, levels, models, method)
+    ax_lr.plot(steps, column("lr"), color="tab:green")
+    for status, marker in STATUSES:
+        if some := [row for row in log if row["status"] == status]:
+            ax_lr.plot(column("step", some), column("lr", some), marker, ms=4, color="tab:green",
+                       label=f"AutoLR: {status}")
+    ax_lr.set(title="Learning rate", ylabel="lr", yscale="log")
+    ax_norm.plot(steps, column("norm_retain"), color="tab:blue", label="retain")
+    ax_norm.plot(steps, column("norm_forget"), color="tab:red", label="forget")
+    ax_norm.set(title="Gradient norms", ylabel="norm over all parameters", yscale="log")
+    ax_cos.plot(steps, column("cos"), color="tab:purple", label="cosine")
+    ax_cos.axhline(1, color="tab:gray", ls=":", label="1: Pareto stationary")
+    ax_cos.set(title="Cosine of the two gradients", ylabel="cos", ylim=(-1.05, 1.1))
+    for ax in fig.axes:
+        ax.set_xlabel("step")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize=8)
+    fig.suptitle(f"Unlearning with {method}" + (" and the level loss" if levels else ""))
+    return fig
+
+
+def draw_losses(ax, steps, column, levels, models, method):
+    """The losses of the batch; with the level loss, instead of its objective, the forget rows'
+    mean loss and their spread about the level."""
+    ax.plot(steps, column("loss_retain"), color="tab:blue", label="retain, to stay low")
+    if levels:
+        at, level = column("step", levels), column("level", levels)
+        mean, spread = column("loss_forget_set", levels), column("level_spread", levels)
+        ax.plot(at, mean, color="tab:red", label="forget rows, mean")
+        ax.plot(at, level, color="tab:gray", label="level: holdout rows, mean")
+        ax.fill_between(at, [max(a - b, 1e-3) for a, b in zip(level, spread)],
+                        [a + b for a, b in zip(level, spread)], color="tab:red", alpha=0.15,
+                        label="forget rows' spread about the level")
+    elif method != "npo":                                # npo logs its own objective there
+        ax.plot(steps, column("loss_forget"), color="tab:red", label="forget, to rise")
+    ax.axhline(models["retrain"]["forget_loss"], color="tab:red", ls="--", lw=1,
+               label="forget, retrained model")
+    if "holdout_loss" in models[method] and not levels:
+        ax.axhline(models[method]["holdout_loss"], color="tab:gray", ls=":",
+                   label="holdout, unlearned model")
+    ax.set(title="Losses", ylabel="nats per token", yscale="log")
+
+
+# --------------------------------------------------------------------------- the run folder
+
+def finish(run, states, started):
+    """Measure the models, fill the run folder, then print the table and some answers.
+
+    run: train.Run; states: the models' States by name, the unlearned one last; started: time.time()
+    when the command began.
+    """
+    config, state, t0 = run.config, states[run.config.method], time.time()
+    measured = {name: evaluate(s.model, run.tokenizer, run.rows) for name, s in states.items()}
+    results = {name: metrics.summary(m, measured["retrain"]) for name, m in measured.items()}
+    stopped = state.stopped or f"after {config.steps} steps"
+    seconds = {"target": states["target"].seconds, "retrain": states["retrain"].seconds,
+               "unlearn": state.seconds, "evaluate": time.time() - t0}
+    weights = io.BytesIO()
+    torch.save({k: v.cpu() for k, v in state.model.state_dict().items()}, weights)
+    picture = png(curves(state.log, results, config.method), 110)
+    names = [name for name in run.rows if name != "holdout"]
+    seconds["total"] = time.time() - started
+    text = lambda x: (x if isinstance(x, str) else json.dumps(x, indent=1)).encode()
+    files.write(config.out, {
+        "config.json": text(about(config)), "log.csv": text(log_csv(state.log)),
+        "samples.txt": text("\n".join(samples(measured, name) for name in names) + "\n"),
+        "curves.png": picture, "model.pt": weights.getvalue(),
+        "results.json": text({"config": asdict(config), "seconds": seconds, "steps": state.step,
+                              "stopped": stopped, "models": results})}, remove=LATER)
+    print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n")
+    print("\n".join(samples(measured, name, 1) for name in names if name != "real_authors"))
+    for name in names:
+        if (n := len(metrics.measured_rows(run.rows[name]))) < len(run.rows[name]):
+            print(f"{name}: measured on the {n} of {len(run.rows[name])} rows that have wrong answers")
+    print(f"\nwritten to {config.out}: {', '.join(OUTPUTS)}\nin {seconds['total']:.1f} s; spent on "
+          + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items() if k != "total"))
