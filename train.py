@@ -1,12 +1,12 @@
 """The whole story in one command: train a small GPT, make it forget, measure what happened.
 
-    python train.py --tiny                              built-in data, a minute on two cores
-    python train.py --tiny --method gdiff               another method, from the cached models
-    python train.py --data DIR --authors 40             TOFU's published files in DIR
-    torchrun --nproc_per_node 2 train.py --tiny         the same run, shared by two processes
+    python train.py --tiny                          built-in data, a minute on two cores
+    python train.py --tiny --method gdiff           another method, from the cached models
+    python train.py --data DIR --authors 40         TOFU's published files in DIR
+    torchrun --nproc_per_node 2 train.py --tiny     the same run, shared by two processes
 
-Read on in this order: the flags (`Config`), a batch's loss, training (`train`), unlearning
-(`unlearn`, whose mathematics is ngdiff.py's), and the run that joins them (`main`).
+In this order: the flags, a batch's loss, training, unlearning (`unlearn` is the loop, its
+mathematics is ngdiff.py's), and the run that joins them.
 """
 import copy
 import hashlib
@@ -250,32 +250,16 @@ def prepare(config):
     share = 4 if config.level else 2
     config = replace(config, batch=config.batch or min(400, -(-len(examples["retain"]) // share)))
     flags.check_processes(config, examples)
-    initial = initial_model(config, tokenizer, rows)
+    initial = weights.initial_model(config, tokenizer, rows).to(config.device)
     learned = {title: [e for name in encoded if not name.startswith(without)
                        for e in encoded[name]]
                for title, without in (("target", "holdout"), ("retrain", ("holdout", "forget")))}
     return Run(config, rows, tokenizer, examples, learned, initial)
 
 
-def initial_model(config, tokenizer, rows):
-    """The model before training: random, the same for a seed, or the published one of --init."""
-    longest, where = data.longest_row(tokenizer, rows)
-    if not config.init:
-        torch.manual_seed(config.seed)
-        size = config.n_layer, config.n_head, config.n_embd
-        return gpt.GPT(gpt.GPTConfig(tokenizer.n_vocab, longest, *size)).to(config.device)
-    model = weights.from_gpt2(config.init)
-    V, T = model.config.vocab_size, model.config.block_size
-    if tokenizer.n_vocab != V or longest > T:
-        raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
-                         f"but the data has {tokenizer.n_vocab} and {where} is {longest} long; "
-                         "published weights go with --tokenizer gpt2")
-    return model.to(config.device)
-
-
-def model_path(run, title):
-    """Where the State of the target or the retrain model is kept: a name made of all that
-    determines it."""
+def model_path(run, title, threads):
+    """Where the State of the target or the retrain model is kept. The name is made of all that
+    determines it, the number of threads that it is trained with included."""
     config = run.config
     settings = {k: getattr(config, k) for k in ("seed", "epochs", "train_batch", "train_lr",
                                                 "weight_decay", "micro_batch", "device", "dtype")}
@@ -284,56 +268,47 @@ def model_path(run, title):
             settings["init"] = hashlib.file_digest(f, "sha256").hexdigest()
     code = (gpt, data.collate, data.shuffled, data.by_length, split, part_loss, losses, train,
             training_steps, ngdiff.loss_and_grad)
-    everything = [asdict(run.initial.config), settings, run.learned[title]]
-    return os.path.join(config.cache, f"{title}-{stages.key(everything, code)}.state")
+    key = stages.key([asdict(run.initial.config), settings, run.learned[title]], code, threads)
+    return os.path.join(config.cache, f"{title}-{key}.state")
 
 
 def trained(run, title, path):
-    """The State of the target or the retrain model: read from `path`, and trained as far as it is
-    not there."""
+    """The State of the target or the retrain model: read from `path`, trained as far as it is not
+    there."""
     examples, model = run.learned[title], copy.deepcopy(run.initial)
     state = stages.load(path, model) or stages.State(model)
     loop = train(state, examples, run.config)
     return stages.run(title, path, state, loop, training_steps(examples, run.config))
 
 
-def finished(run, title, path):
-    saved = stages.read(path)
-    return saved and saved["step"] >= training_steps(run.learned[title], run.config)
-
-
-def train_one(config, title):
+def train_one(config, title, path):
     """`trained`, in a process of its own, for its file."""
-    run = prepare(config)
-    trained(run, title, model_path(run, title))
+    trained(prepare(config), title, path)
 
 
 def both_models(run):
-    """{"target": State, "retrain": State}: from the cache, or trained side by side, with half of
-    the threads each (on a GPU, or shared by several processes: one after the other)."""
+    """{"target": State, "retrain": State}: from the cache, or trained side by side with half of the
+    threads each; on a GPU, or where processes share every batch, one after the other."""
     threads = torch.get_num_threads()
-    alone = run.config.device == "cuda" or processes.rank_and_size()[1] > 1
-    if not alone:
-        torch.set_num_threads(max(1, threads // 2))     # it is part of the files' names
-    paths = {title: model_path(run, title) for title in run.learned}
-    torch.set_num_threads(threads)
-    processes.agree([os.path.exists(path) for path in paths.values()])
-    missing = [(run.config, title) for title, path in paths.items()
-               if not alone and not finished(run, title, path)]
-    for _ in processes.side_by_side(train_one, missing, min(2, threads), max(1, threads // 2)):
+    together = run.config.device == "cuda" or processes.rank_and_size()[1] > 1
+    half = threads if together else max(1, threads // 2)
+    paths = {title: model_path(run, title, half) for title in run.learned}
+    jobs = [(run.config, title, path) for title, path in paths.items() if not together and
+            stages.steps_done(path) < training_steps(run.learned[title], run.config)]
+    for _ in processes.side_by_side(train_one, jobs, min(2, threads), half):
         pass
     return {title: trained(run, title, path) for title, path in paths.items()}
 
 
-def unlearned(run, target, name):
-    """The State of the unlearning run that the flags describe, from the cache as far as it is
-    there. target: the target model; name: what its file is called."""
-    config = run.config
+def unlearned(run, target):
+    """The State of the run that the flags describe, from the cache as far as it is there. Its name
+    leaves out the number of steps: step t does not depend on it."""
+    config, threads = run.config, torch.get_num_threads()
     settings = {k: getattr(config, k) for k in ("method", "level", "c", "optimizer", "lr", "autolr",
-                                                "lazy", "batch", "micro_batch", "seed")}
+                                                "lazy", "batch")}
     code = (ngdiff, gpt, data, metrics, split, part_loss, losses, unlearn, task_batches,
             measure_level)
-    key = stages.key([name, settings, run.examples], code)
+    key = stages.key([model_path(run, "target", threads), settings, run.examples], code, threads)
     path, model = os.path.join(config.cache, f"unlearn-{key}.state"), copy.deepcopy(target)
     state = stages.load(path, model)
     if state and state.step > config.steps:       # a longer run is there: it can't be shortened
@@ -354,8 +329,7 @@ def story(run):
     """Train, unlearn, report."""
     started = time.time()
     states = both_models(run)
-    target = states["target"].model
-    states[run.config.method] = unlearned(run, target, os.path.basename(model_path(run, "target")))
+    states[run.config.method] = unlearned(run, states["target"].model)
     if dist.is_initialized():
         dist.barrier()             # what is left to do, the first process does alone
     if processes.rank_and_size()[0] == 0:

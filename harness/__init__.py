@@ -1,8 +1,8 @@
 """What surrounds a run: flags, stages and files, processes, the report. No method is in here.
 
-Imported before torch, for this one setting: idle threads of a parallel region sleep instead of
-spinning. Alone that costs a few per cent. Beside other work, as on a laptop with a browser open, two
-spinning threads on two cores take over ten times as long (README, "Under load").
+Imported before torch, for this one setting: threads that wait for each other sleep instead of
+spinning. Alone that costs some per cent. Beside other work, as on a laptop with a browser open,
+spinning threads take the cores from those that they wait for (README, "Under load").
 """
 import os
 

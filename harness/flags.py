@@ -71,11 +71,13 @@ def check(config, given):
         "--tiny: --data names other data": config.tiny and config.data not in ("", "muse"),
         f"--c: only --method gdiff has a c, {config.method} has none":
             "c" in given and config.method != "gdiff",
-        "--lazy: there is no AutoLR to be lazy; add --autolr": "lazy" in given and not config.autolr,
+        "--lazy: there is no AutoLR to be lazy; add --autolr":
+            "lazy" in given and not config.autolr,
         "--level: npo has an objective of its own for the forget rows; choose one of the two":
             config.level and config.method == "npo",
-        "--level: --method retain does not look at the forget rows":
-            config.level and config.method == "retain",
+        f"--level: {config.method} can't use it: retain does not look at the forget rows, lossnorm "
+        "divides by their loss, which the level loss brings to 0":
+            config.level and config.method in ("retain", "lossnorm"),
         "--device cuda: torch sees no CUDA device here; use --device cpu":
             config.device == "cuda" and not torch.cuda.is_available()}
     for name in ("n_layer", "n_embd", "n_head"):
@@ -98,7 +100,8 @@ def check(config, given):
 def check_processes(config, examples):
     """ValueError if some process would get no row of some batch or set."""
     n = processes.rank_and_size()[1]
-    fewest = min(config.batch // 2, config.train_batch // 2, *map(len, filter(None, examples.values())))
+    sets = [len(some) for some in examples.values() if some]
+    fewest = min(config.batch // 2, config.train_batch // 2, *sets)
     if n > max(fewest, 1):
         raise ValueError(f"{n} processes, but a batch, or a set, of fewer rows: start fewer of "
                          "them or raise --batch and --train_batch")

@@ -38,13 +38,13 @@ def total(tensors):
             handle.wait()
 
 
-def agree(mine):
-    """ValueError unless all processes found the same on disk: else one would train while another,
-    which has nothing to train, waits for ever. Returns only after all have read."""
+def agree(step):
+    """ValueError unless all processes found a stage at the same step: else one would train while
+    another, which has nothing to train, waits for ever."""
     if dist.is_initialized():
         found = [None] * dist.get_world_size()
-        dist.all_gather_object(found, mine)
-        if any(f != mine for f in found):
+        dist.all_gather_object(found, step)
+        if any(f != step for f in found):
             raise ValueError("--cache: the processes do not find the same files there; they need "
                              "one disk, and no other command at work on it: start again")
 

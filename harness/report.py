@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 import metrics
-from harness import files, sources
+from harness import files, sources, weights
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
                "lr", "fits", "status", "probed", "slope", "curvature", "level", "level_spread",
@@ -65,10 +65,10 @@ def samples(measured, name, n=None):
     return "\n".join(out)
 
 
-def about(config):
-    """config.json: the flags, the versions and the commit that a run was made with."""
+def about(config, size):
+    """config.json: the flags, the model's size, the versions and the commit of a run."""
     # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
-    out = {**asdict(config), "python": platform.python_version(), "torch": torch.__version__,
+    out = {**asdict(config), **asdict(size), "python": platform.python_version(), "torch": torch.__version__,
            **{name: version(name) for name in ("numpy", "matplotlib", "tiktoken")},
            "threads": torch.get_num_threads()}
     if shutil.which("git"):
@@ -164,22 +164,22 @@ def finish(run, states, started):
     stopped = state.stopped or f"after {config.steps} steps"
     seconds = {"target": states["target"].seconds, "retrain": states["retrain"].seconds,
                "unlearn": state.seconds, "evaluate": time.time() - t0}
-    weights = io.BytesIO()
-    torch.save({k: v.cpu() for k, v in state.model.state_dict().items()}, weights)
+    torch.save(weights.to_gpt2(state.model), saved := io.BytesIO())
     picture = png(curves(state.log, results, config.method), 110)
     names = [name for name in run.rows if name != "holdout"]
     seconds["total"] = time.time() - started
     text = lambda x: (x if isinstance(x, str) else json.dumps(x, indent=1)).encode()
     files.write(config.out, {
-        "config.json": text(about(config)), "log.csv": text(log_csv(state.log)),
+        "config.json": text(about(config, run.initial.config)), "log.csv": text(log_csv(state.log)),
         "samples.txt": text("\n".join(samples(measured, name) for name in names) + "\n"),
-        "curves.png": picture, "model.pt": weights.getvalue(),
+        "curves.png": picture, "model.pt": saved.getvalue(),
         "results.json": text({"config": asdict(config), "seconds": seconds, "steps": state.step,
                               "stopped": stopped, "models": results})}, remove=LATER)
     print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n")
     print("\n".join(samples(measured, name, 1) for name in names if name != "real_authors"))
     for name in names:
         if (n := len(metrics.measured_rows(run.rows[name]))) < len(run.rows[name]):
-            print(f"{name}: measured on the {n} of {len(run.rows[name])} rows that have wrong answers")
+            print(f"{name}: measured on those {n} of {len(run.rows[name])} rows that have wrong "
+                  "answers")
     print(f"\nwritten to {config.out}: {', '.join(OUTPUTS)}\nin {seconds['total']:.1f} s; spent on "
           + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items() if k != "total"))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from harness import files
-from harness.processes import rank_and_size
+from harness.processes import agree, rank_and_size
 
 SAVE_EVERY = 10      # seconds
 
@@ -34,11 +34,11 @@ class State:
     seconds: float = 0.0       # spent on the steps
 
 
-def key(settings, code):
+def key(settings, code, threads):
     """A name for what a stage gives: settings (JSON) and source code (functions, modules) that are
     the same, with the same torch and as many threads and processes, have the same one."""
-    text = json.dumps([settings, [inspect.getsource(x) for x in code], torch.__version__,
-                       torch.get_num_threads(), rank_and_size()[1]])
+    text = json.dumps([settings, [inspect.getsource(x) for x in code], torch.__version__, threads,
+                       rank_and_size()[1]])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -69,6 +69,12 @@ def read(path):
     return None
 
 
+def steps_done(path):
+    """How many steps the state saved in `path` has behind it; 0 if there is none."""
+    saved = read(path)
+    return saved["step"] if saved else 0
+
+
 def load(path, model):
     """The State saved in `path`, with its weights in `model`, or None."""
     saved = read(path)
@@ -88,6 +94,7 @@ def run(title, path, state, loop, steps):
     path: where the state is saved; None: nowhere. Prints a line every tenth of the way. Returns
     the state.
     """
+    agree(state.step)
     if state.step >= steps:
         print(f"{title:>8}  from {path}", flush=True)
         return state

@@ -12,6 +12,7 @@ import warnings
 
 import torch
 
+import data
 from model import GPT, GPTConfig
 
 
@@ -86,13 +87,13 @@ def from_gpt2(path):
     weights = {n: w.transpose(0, -1) if ".c_" in n else w for n, w in weights.items()
                if not n.endswith((".attn.bias", ".attn.masked_bias"))}
     wte, wpe = (weights.get(f"transformer.{n}.weight", torch.empty(0)) for n in ("wte", "wpe"))
-    if wte.dim() != 2 or wpe.dim() != 2 or wte.shape[1] % 64 or not wte.numel():
-        raise ValueError(f"{path}: wte.weight, wpe.weight should be (V, C), (T, C), C = 64 n_head")
+    if wte.dim() != 2 or wpe.dim() != 2 or not wte.numel():
+        raise ValueError(f"{path}: wte.weight, wpe.weight should be (V, C), (T, C)")
     if not torch.equal(weights.pop("lm_head.weight", wte), wte):
         raise ValueError(f"{path}: lm_head.weight is not wte.weight, to which GPT-2 ties it")
     (V, C), n_layer = wte.shape, len({n.split(".")[2] for n in weights if ".h." in n})
-    with torch.device("meta"):    # shapes alone; heads of 64 in every published size
-        model = GPT(GPTConfig(V, len(wpe), n_layer or 1, C // 64, C))
+    with torch.device("meta"):    # shapes alone
+        model = GPT(GPTConfig(V, len(wpe), n_layer or 1, heads(path, C), C))
     want = {n: p.shape for n, p in model.named_parameters()}
     have = {n: w.is_floating_point() and w.shape for n, w in weights.items()}
     if wrong := sorted(n for n in want | have if want.get(n) != have.get(n)):
@@ -102,4 +103,42 @@ def from_gpt2(path):
         raise ValueError(f"{path}: {len(bad)} weights hold NaN or infinity: {bad[:3]}")
     model.load_state_dict(state, strict=False, assign=True)
     model.lm_head.weight = model.transformer.wte.weight       # tied anew: `assign` parts the two
+    return model
+
+
+def heads(path, C):
+    """How many attention heads the model in `path` has: what the config.json beside it says, or
+    else heads of 64, as in every published size. No weight's shape tells."""
+    beside = os.path.join(os.path.dirname(path), "config.json")
+    n_head = C / 64
+    if os.path.isfile(beside):
+        try:
+            with open(beside, encoding="utf-8") as f:
+                n_head = json.load(f)["n_head"]
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise ValueError(f"{beside}: no n_head to be read there ({e!r:.99})") from None
+    if not isinstance(n_head, (int, float)) or n_head < 1 or n_head % 1 or C % n_head:
+        raise ValueError(f"{path}: a width of {C} and {n_head} heads ({beside} may tell n_head)")
+    return int(n_head)
+
+
+def to_gpt2(model):
+    """The model's weights, on the CPU, as published GPT-2 checkpoints hold them."""
+    state = {n: w.cpu() for n, w in model.state_dict().items()}
+    return {n: w.t().contiguous() if ".c_" in n and w.dim() == 2 else w for n, w in state.items()}
+
+
+def initial_model(config, tokenizer, rows):
+    """The model before training: random, the same for a seed, or the published one of --init."""
+    longest, where = data.longest_row(tokenizer, rows)
+    if not config.init:
+        torch.manual_seed(config.seed)
+        size = config.n_layer, config.n_head, config.n_embd
+        return GPT(GPTConfig(tokenizer.n_vocab, longest, *size))
+    model = from_gpt2(config.init)
+    V, T = model.config.vocab_size, model.config.block_size
+    if tokenizer.n_vocab != V or longest > T:
+        raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
+                         f"but the data has {tokenizer.n_vocab} and {where} is {longest} long; "
+                         "published weights go with --tokenizer gpt2")
     return model

@@ -1,0 +1,227 @@
+"""The command line: what a wrong word gets, what a command does when it ends, folder names; and
+the house itself: imports, sizes of functions, number of flags."""
+import ast
+import os
+import re
+import shlex
+import signal
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from harness import flags
+from test_data import write_tofu
+from test_sources import write_texts
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_handlers(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def refused(capsys, argv):
+    """The one line that a refused command prints; exit code 2."""
+    code = train.main(argv)
+    err = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and len(err) == 1 and "Traceback" not in err[0]
+    return err[0]
+
+
+@pytest.mark.parametrize("command, named", [
+    ("--method sgd", "--method.*'sgd'"),
+    ("--tiny --data x", "--tiny"),
+    ("--data nowhere", "--data nowhere"),
+    ("--c 0.9", "--c: .*gdiff"),
+    ("--method gdiff --c 1.5", "--c 1.5"),
+    ("--method gdiff --c nan", "--c nan"),
+    ("--method gdiff --c 0.3", "--c 0.3.*--lr"),
+    ("--lr 0", "--lr 0.0"), ("--lr nan", "--lr nan"), ("--lr -1", "--lr -1"),
+    ("--lr 1e308", "--lr 1e.308"), ("--lr 1e20", "--lr 1e.20"), ("--lr 1e-30", "--lr 1e-30"),
+    ("--lr fast", "--lr.*'fast'"),
+    ("--train_lr inf", "--train_lr inf"),
+    ("--steps 0", "--steps 0"), ("--steps 1.5", "--steps.*'1.5'"),
+    ("--epochs inf", "--epochs inf"), ("--epochs 1e308", "--epochs 1e.308"),
+    ("--weight_decay inf", "--weight_decay inf"),
+    ("--authors 1", "--authors 1"), ("--authors 500", "--authors.* 484"),
+    ("--forget forget20", "--forget.*'forget20'"),
+    ("--seed -1", "--seed -1"), ("--seed 18446744073709551616", "--seed 18446744073709551616"),
+    ("--n_embd 30", "--n_embd 30.*--n_head 4"),
+    ("--n_embd 1000000", "--n_embd 1000000"), ("--n_layer 1000000", "--n_layer 1000000"),
+    ("--n_layer 500 --n_embd 8192", "--n_layer 500.*--n_embd 8192"),
+    ("--lazy 5 --no-autolr", "--lazy"),
+    ("--level --method npo", "--level: npo"), ("--level --method retain", "--level: retain"),
+    ("--level --method lossnorm", "--level: lossnorm"),
+    ("--typo 5", "--typo"), ("--step 5", "--step"), ("--dtype float16", "--dtype.*'float16'"),
+    ("--init nowhere.bin", "nowhere.bin"),
+    ("--out a\0b", "--out"), (f"--out {'x' * 300}", "--out"), (f"--cache {'x' * 300}", "--cache"),
+])
+def test_a_mistake_gets_one_line_that_names_it_and_nothing_is_written(
+        tmp_path, capsys, monkeypatch, command, named):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(named, refused(capsys, shlex.split(command)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_without_a_gpu_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--device cuda" in refused(capsys, ["--device", "cuda"])
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    for flag in ("--out", "--cache"):
+        line = refused(capsys, ["--tiny", flag, str(tmp_path / "file" / "run")])
+        assert flag in line and "file" in line
+
+
+def test_a_broken_row_of_the_users_files_is_named(capsys, tmp_path):
+    (write_tofu(tmp_path) / "holdout10.json").write_text('{"question": "q"}\n')
+    assert re.search(r"holdout10.json, line 1.*answer", refused(
+        capsys, ["--data", str(tmp_path), "--authors", "10", "--out", str(tmp_path / "o")]))
+
+
+def test_data_that_say_what_to_forget_take_no_share_of_authors(capsys, tmp_path):
+    folder = write_texts(tmp_path)
+    for flag in (["--authors", "9"], ["--forget", "forget05"]):
+        assert flag[0] in refused(capsys, ["--data", str(folder), *flag])
+
+
+def test_more_processes_than_rows_are_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(flags.processes, "rank_and_size", lambda: (0, 50))
+    assert "50 processes" in refused(capsys, ["--authors", "16", "--out", str(tmp_path / "o")])
+
+
+def parse(monkeypatch, tmp_path, *argv):
+    monkeypatch.chdir(tmp_path)
+    return flags.parse(train.Config, list(argv), train.__doc__)
+
+
+def test_a_bare_command_is_the_tiny_story(monkeypatch, tmp_path):
+    bare = parse(monkeypatch, tmp_path)
+    assert bare == parse(monkeypatch, tmp_path, "--tiny") and bare.tiny and bare.authors == 160
+    assert bare.autolr and bare.lr == flags.FIRST_GUESS
+    assert parse(monkeypatch, tmp_path, "--data", "muse").tiny
+    tofu = parse(monkeypatch, tmp_path, "--data", str(tmp_path))
+    assert (tofu.authors, tofu.n_embd, tofu.tiny) == (200, 192, False)
+
+
+def test_every_method_has_a_rate_of_its_own_for_either_optimizer(monkeypatch, tmp_path):
+    for method in train.ngdiff.METHODS:
+        for i, optimizer in enumerate(("sgd", "adam")):
+            config = parse(monkeypatch, tmp_path, "--method", method, "--optimizer", optimizer,
+                           *(["--no-autolr"] if method == "ngdiff" else []))
+            name = "gdiff 0.9" if method == "gdiff" else method
+            assert config.lr == flags.RATES[name][i] and not config.autolr
+    given = parse(monkeypatch, tmp_path, "--method", "gdiff", "--c", "0.3", "--lr", "0.2")
+    assert given.lr == 0.2
+    assert parse(monkeypatch, tmp_path, "--method", "ga", "--autolr").lr == flags.FIRST_GUESS
+
+
+def test_commands_that_differ_have_run_folders_that_differ(monkeypatch, tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    commands = ["", "--method gdiff", "--method gdiff --c 0.5", "--level", "--forget forget05",
+                "--seed 1", "--lr 0.1", "--no-autolr", "--steps 5", "--data muse", "--data a",
+                "--data b", "--data a --n_embd 64", "--epochs 1" + "2" * 5]
+    names = [parse(monkeypatch, tmp_path, *c.split()).out for c in commands]
+    assert len(set(names)) == len(names)
+    long = [parse(monkeypatch, tmp_path, "--init", f"{'x' * 200}{i}").out for i in (1, 2)]
+    assert long[0] != long[1] and all(len(os.path.basename(name)) < 120 for name in long)
+    assert parse(monkeypatch, tmp_path, "--cache", "c").out == names[0], "the cache is no matter"
+
+
+def test_help_shows_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        flags.parse(train.Config, ["--help"], train.__doc__)
+    text = capsys.readouterr().out
+    for f in fields(train.Config):
+        assert f"--{f.name}" in text
+    assert "default: 80" in text and "200 with --data" in " ".join(text.split())
+
+
+# ---- how a command ends
+
+class Broken:
+    """A standard output that is gone, or full."""
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def flush(self):
+        pass
+
+
+@pytest.mark.parametrize("error, code", [
+    (None, 0), (FloatingPointError("loss nan"), 1), (OSError(28, "No space left"), 1),
+    (MemoryError(), 1), (KeyboardInterrupt(), 130)])
+def test_every_end_has_its_exit_code_and_one_line(capsys, error, code):
+    def act(run):
+        if error is not None:
+            raise error
+    assert flags.command(lambda argv: argv, act, []) == code
+    assert len(capsys.readouterr().err.strip().splitlines()) == (0 if code == 0 else 1)
+
+
+def test_a_broken_pipe_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Broken())
+    assert flags.command(lambda argv: argv, lambda run: print("x"), []) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+# ---- the house
+
+SOURCES = [p for p in sorted(ROOT.rglob("*.py")) if "out" not in p.relative_to(ROOT).parts]
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+           for p in SOURCES if p.relative_to(ROOT).parts[0] != "tests"}
+
+
+def imports(path):
+    """The project's modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return {n for n in names if n in MODULES}
+
+
+def test_imports_run_downward_only():
+    graph = {name: imports(path) for name, path in MODULES.items()}
+
+    def reached(name, seen):
+        for other in graph[name] - seen:
+            seen |= {other} | reached(other, seen | {other})
+        return seen
+    for name in graph:
+        below = reached(name, set())
+        assert name not in below, f"{name} is imported in a circle"
+        top = lambda names: {n.split(".")[0] for n in names}
+        if name.startswith("harness") or name in ("data", "model", "metrics", "ngdiff"):
+            assert not top(below) & {"train", "experiments", "theory"}, name
+    assert not graph["ngdiff"] and not graph["model"]
+    assert not graph["data"] & {"model", "metrics", "ngdiff"}
+
+
+def test_nothing_is_longer_than_it_may_be():
+    assert len(fields(train.Config)) <= 28
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                assert length <= 45, f"{path.name}: {node.name} has {length} lines"
+        assert max(map(len, path.read_text("utf-8").splitlines()), default=0) <= 100, path.name
+
+
+def test_what_is_in_requirements_is_all_that_is_imported():
+    allowed = set(sys.stdlib_module_names) | set(MODULES) | {
+        "torch", "numpy", "matplotlib", "tiktoken", "pytest"}
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else \
+                [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert all(n.split(".")[0] in allowed for n in names), path.name
