@@ -1,0 +1,64 @@
+"""What do the three models say to a question? python -m experiments.ask RUN_FOLDER "QUESTION" ...
+
+RUN_FOLDER is a run folder of train.py, such as out/tiny-ngdiff-seed0. Prints the greedy answers of
+the target, the retrained and the unlearned model, a line each. The models are read from the cache,
+or made anew if they are not there. Words that the data do not hold are spelled in bytes, which no
+model has learned to read.
+"""
+import sys
+from typing import NamedTuple
+
+import data
+import metrics
+import train
+from experiments import shared
+from harness import flags
+
+
+class Asked(NamedTuple):
+    """What is to be answered."""
+    run: train.Run
+    questions: list      # strings
+    prompts: list        # the same as lists of token ids
+
+
+def ready(argv):
+    """The command line, checked. ValueError on a mistake."""
+    parser = flags.Parser(prog="experiments.ask", description=__doc__.split("\n\n")[0],
+                          allow_abbrev=False)
+    parser.add_argument("folder", metavar="RUN_FOLDER")
+    parser.add_argument("questions", metavar="QUESTION", nargs="+")
+    args = parser.parse_args(argv)
+    run = shared.run_of(args.folder)
+    return Asked(run, args.questions, [prompt(run, q) for q in args.questions])
+
+
+def prompt(run, question):
+    """A question as token ids. ValueError if it is empty, or if it leaves no room to answer."""
+    if not question.strip():
+        raise ValueError("QUESTION is empty")
+    encoded = data.encode(run.tokenizer, question, "")
+    room = run.initial.config.block_size
+    if encoded.n_prompt >= room:
+        raise ValueError(f"'{question[:40]}' has {encoded.n_prompt} tokens: the model reads and "
+                         f"writes {room} at most")
+    return encoded.tokens[:encoded.n_prompt]
+
+
+def act(asked):
+    run, states = asked.run, shared.states_of(asked.run)
+    room = run.initial.config.block_size
+    answers = {name: metrics.generate(state.model, run.tokenizer, asked.prompts, room)
+               for name, state in states.items()}
+    for i, question in enumerate(asked.questions):
+        print(f"\n{question}")
+        for name, tokens in answers.items():
+            print(f"{name:>12}: {run.tokenizer.decode(tokens[i]).strip()}")
+
+
+def main(argv=None):
+    return flags.command(ready, act, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Is it gone, or only hidden? python -m experiments.audit RUN_FOLDER
+
+RUN_FOLDER is a run folder of train.py on questions, such as out/tiny-ngdiff-seed0. Four tests, on
+the target, the retrained, the unlearned and a fresh, random model:
+  relearning   train on a quarter of the forget rows: do the *other* forget rows come back?
+  rounding     round the weights to 8 and to 4 bits: do the answers come back?
+  extraction   which share of an answer, from its end, follows from the rest?
+  rephrasing   ask the same questions in other words
+Prints a table, and writes audit.json and audit.png into RUN_FOLDER. The models are read from the
+cache, or made anew if they are not there.
+"""
+import copy
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import data
+import metrics
+import train
+from experiments import shared
+from harness import files, flags, report, sources
+from model import GPT
+
+RELEARN_STEPS, RELEARN_LR = 40, 3e-4
+
+
+class Audited(NamedTuple):
+    """What is to be audited."""
+    folder: str
+    run: train.Run
+
+
+def ready(argv):
+    """The command line, checked. ValueError on a mistake."""
+    parser = flags.Parser(prog="experiments.audit", description=__doc__.split("\n\n")[0],
+                          allow_abbrev=False)
+    parser.add_argument("folder", metavar="RUN_FOLDER")
+    folder = parser.parse_args(argv).folder
+    run = shared.run_of(folder)
+    shared.questions_only(run)
+    if len(run.rows["forget"]) < 2:
+        raise ValueError(f"{folder}: one forget row; one to learn again and another are needed")
+    files.check_folder("RUN_FOLDER", folder)
+    return Audited(folder, run)
+
+
+# --------------------------------------------------------------------------- the four tests
+
+def relearn(model, known, other, device):
+    """Train a copy of `model` on the Examples `known` (AdamW, one batch): the mean probability of
+    the Examples `other`, before it and after every second step."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RELEARN_LR, weight_decay=0)
+    batch, out = data.collate(known).to(device), [mean_probability(model, other)]
+    for step in range(1, RELEARN_STEPS + 1):
+        optimizer.zero_grad()
+        model(batch).mean().backward()
+        optimizer.step()
+        if step % 2 == 0:
+            out.append(mean_probability(model, other))
+    return out
+
+
+def mean_probability(model, examples):
+    return metrics.probability([x.mean() for x in metrics.token_losses(model, examples)])
+
+
+@torch.no_grad()
+def quantized(model, bits):
+    """A copy whose matrices are rounded to `bits` bits: symmetric, with one scale a row."""
+    model = copy.deepcopy(model)
+    for p in model.parameters():
+        if p.dim() > 1:
+            scale = p.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+            p.copy_((p / torch.where(scale > 0, scale, 1)).round() * scale)
+    return model
+
+
+@torch.no_grad()
+def extraction(model, examples, device):
+    """Mean `metrics.extraction_strength` of the examples' answers, end of text dropped."""
+    strengths = []
+    for e in examples:
+        batch = data.collate([e]).to(device)
+        hits = (model.logits(batch).argmax(-1) == batch.labels)[:-1]
+        strengths.append(metrics.extraction_strength(hits.tolist()))
+    return float(np.mean(strengths))
+
+
+def rouge(run, model, rows):
+    """Mean ROUGE-L recall of the model's greedy answers. FloatingPointError if the model's losses
+    are not finite."""
+    measured = report.evaluate(model, run.tokenizer, {"rows": sources.plain(rows)})
+    return float(np.mean(measured["rows"]["rouge"]))
+
+
+def rephrased(rows):
+    """The rows that have a paraphrased question, with this one as the question."""
+    return [row | {"question": row["paraphrased_question"]} for row in rows
+            if "paraphrased_question" in row]
+
+
+def audit_one(run, model):
+    """All tests of one model: (a flat dict of numbers, the curve of `relearn`)."""
+    forget, device = run.examples["forget"], run.config.device
+    out = {"extraction_strength": extraction(model, forget, device)}
+    some = {name: run.rows[name] for name in ("forget", "retain")}
+    for title, altered in (("float32", model), ("8 bits", quantized(model, 8)),
+                           ("4 bits", quantized(model, 4))):
+        out |= {f"{name}_rouge {title}": rouge(run, altered, rows) for name, rows in some.items()}
+    out |= {f"{name}_rouge rephrased": rouge(run, model, rephrased(rows))
+            for name, rows in some.items() if rephrased(rows)}
+    other = [e for i, e in enumerate(forget) if i % 4]
+    curve = relearn(model, forget[::4], other, device)
+    return out | {f"relearn_prob {step}": curve[step // 2] for step in (0, 10, 20, 40)}, curve
+
+
+# --------------------------------------------------------------------------- what is shown
+
+def draw(audits):
+    """A Figure: the relearning curves; ROUGE after rounding and for rephrased questions."""
+    fig = Figure(figsize=(11, 4.2), layout="constrained")
+    ax, bars = fig.subplots(1, 2)
+    for i, (name, (numbers, curve)) in enumerate(audits.items()):
+        ax.plot(range(0, 2 * len(curve), 2), curve, color=f"C{i}", label=name)
+        keys = [k for k in numbers if k.startswith("forget_rouge")]
+        at = np.arange(len(keys)) + 0.2 * (i - 1.5)
+        bars.bar(at, [numbers[k] for k in keys], 0.2, color=f"C{i}", label=name)
+    ax.set(title="Relearning: a quarter of the forget rows is trained on", xlabel="step",
+           ylabel="probability of the other forget rows", ylim=(0, 1.02))
+    bars.set(title="Forget ROUGE: weights rounded, questions rephrased", ylim=(0, 1.02))
+    bars.set_xticks(range(len(keys)), [k.removeprefix("forget_rouge ") for k in keys])
+    ax.legend(fontsize=8)
+    return fig
+
+
+def act(audited):
+    run = audited.run
+    models = {name: state.model for name, state in shared.states_of(run).items()}
+    torch.manual_seed(run.config.seed + 1)
+    models["fresh"] = GPT(run.initial.config).to(run.config.device)
+    audits = {name: audit_one(run, model) for name, model in models.items()}
+    print("\n" + report.table({name: numbers for name, (numbers, _) in audits.items()}, aims=False))
+    shared.write(audited.folder, {
+        "audit.json": {name: numbers | {"relearn_curve": curve}
+                       for name, (numbers, curve) in audits.items()},
+        "audit.png": report.png(draw(audits))})
+
+
+def main(argv=None):
+    return flags.command(ready, act, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Where does each forget row end, plain and with the level loss?  python -m experiments.forget_rows
+
+Takes train.py's flags and makes the run twice: plain, and with --level. Prints lowest, median and
+highest loss of the forget rows under each model, and of the holdout rows, which no model has seen.
+Writes forget_rows.png into --out: a point a row, and the holdout rows' mean.
+"""
+import os
+import sys
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import metrics
+import train
+from harness import files, flags, report
+
+
+def row_losses(model, examples):
+    """Each row's mean loss, nats per answer token, (N,)."""
+    return np.array([x.mean() for x in metrics.token_losses(model, examples)])
+
+
+def ready(argv):
+    """The plain run and the one with the level, which have the same data and models."""
+    return train.ready(argv), train.ready([*argv, "--level"])
+
+
+def draw(losses):
+    """A Figure. losses: {name: (forget rows (N,), holdout rows (M,))}."""
+    fig = Figure(figsize=(8, 4), layout="constrained")
+    ax, rng = fig.subplots(), np.random.default_rng(0)
+    for i, (forget, holdout) in enumerate(losses.values()):
+        for at, values, color, label in ((i - 0.15, forget, "tab:red", "forget rows"),
+                                         (i + 0.15, holdout, "tab:gray", "holdout rows")):
+            ax.plot(at + rng.uniform(-0.1, 0.1, len(values)), values, ".", color=color, alpha=0.6,
+                    label=None if i else label)
+        ax.plot([i - 0.35, i + 0.35], [holdout.mean()] * 2, color="black", lw=1,
+                label=None if i else "holdout rows' mean")
+    ax.set(yscale="log", ylabel="loss of a row, nats per token",
+           title="Each forgotten row's loss, beside rows that were never seen")
+    ax.set_xticks(range(len(losses)), losses)
+    ax.legend(fontsize=8)
+    return fig
+
+
+def act(runs):
+    plain, level = runs
+    states = train.both_models(plain)
+    target = states["target"].model
+    models = {"target": target, "retrained": states["retrain"].model,
+              f"{plain.config.method}, plain": train.unlearned(plain, target).model,
+              f"{plain.config.method}, level": train.unlearned(level, target).model}
+    losses = {name: tuple(row_losses(m, plain.examples[k]) for k in ("forget", "holdout"))
+              for name, m in models.items()}
+    print(f"{'nats per token':18} {'forget rows: lowest, median, highest':>38} {'holdout mean':>14}")
+    for name, (forget, holdout) in losses.items():
+        cells = " ".join(f"{f(forget):12.3f}" for f in (np.min, np.median, np.max))
+        print(f"{name:18} {cells} {holdout.mean():14.3f}")
+    files.write(plain.config.out, {"forget_rows.png": report.png(draw(losses), 90)})
+    print(f"written to {os.path.join(plain.config.out, 'forget_rows.png')}")
+
+
+def main(argv=None):
+    return flags.command(ready, act, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
