@@ -11,15 +11,13 @@ mathematics is ngdiff.py's), and the run that joins them.
 import copy
 import hashlib
 import os
-import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import harness       # first: it sets how torch's threads wait
 import torch
-import torch.distributed as dist
 
 import data
 import metrics
@@ -27,22 +25,17 @@ import model as gpt
 import ngdiff
 from data import SPLITS
 from harness import flags, processes, report, sources, stages, weights
+from harness.flags import flag
 from harness.processes import total
 
 # --------------------------------------------------------------------------- configuration
-
-
-def flag(default, text, data=None, choices=None):
-    """A flag of the command line: its default, help, another default for --data, its choices."""
-    return field(default=default, metadata=dict(help=text, data=data, choices=choices))
-
 
 @dataclass
 class Config:
     """Every flag of the command line, with its type, default and help."""
     # data
     tiny: bool = flag(False, "the built-in data; the default where --data is not given")
-    data: str = flag("", "TOFU's folder, a JSON lines file or a folder of texts (README, \"Your own "
+    data: str = flag("", "TOFU's folder, a file of rows or a folder of texts (README, \"Your own "
                      "data\"); muse: the built-in authors as texts")
     forget: str = flag("forget10", "share of the authors to forget", choices=tuple(SPLITS))
     authors: int = flag(160, "how many authors in all", data=200)
@@ -136,10 +129,9 @@ def losses(model, parts, config, level=None):
 def train(state, examples, config):
     """Train state.model on `examples` by AdamW until it knows them by heart. Yields each step.
 
-    The schedule is made for speed: a short warm-up to a high learning rate, then linearly down to
-    0. Weight decay keeps the memorised answers' probabilities near 0.99 rather than 0.9999, and
-    alike: gradient ascent pushes a token in proportion to 1 - p, so where these differ, forgetting
-    is uneven.
+    Made for speed: a short warm-up to a high learning rate, then linearly down to 0. Weight decay
+    keeps the answers' probabilities near 0.99 instead of 0.9999, and alike: gradient ascent pushes
+    a token in proportion to 1 - p, so where these differ, forgetting is uneven.
     """
     model, steps = state.model, training_steps(examples, config)
     params = list(model.parameters())
@@ -330,8 +322,6 @@ def story(run):
     started = time.time()
     states = both_models(run)
     states[run.config.method] = unlearned(run, states["target"].model)
-    if dist.is_initialized():
-        dist.barrier()             # what is left to do, the first process does alone
     if processes.rank_and_size()[0] == 0:
         report.finish(run, states, started)
 
@@ -341,8 +331,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    code = main()
-    if dist.is_initialized():      # gloo's threads abort now and then at a normal end
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+    processes.leave(main())

@@ -35,8 +35,8 @@ class Ablation(NamedTuple):
 
 def ready(argv):
     """The command line, checked. ValueError on a mistake."""
-    parser = flags.Parser(prog="experiments.ablate", description=__doc__.split("\n\n")[0],
-                          epilog="All other flags are those of train.py.", allow_abbrev=False)
+    parser = shared.parser("ablate", __doc__)
+    parser.epilog = "All other flags are those of train.py."
     parser.add_argument("name", metavar="NAME", choices=list(CASES))
     name = parser.parse_args(argv[:1]).name
     taken = {key for case in CASES[name] for key in case} | {"method", "autolr"}
@@ -53,15 +53,15 @@ def unlearn_one(config):
     retrained model's forget ROUGE, and under `final` the MEASURES; where the numbers ran away,
     `ran away` alone."""
     run = train.prepare(config)
-    states = train.both_models(run)
-    unseen = shared.reference(run, states["retrain"].model)
+    models = shared.models_of(run)
+    unseen = shared.reference(run, models["retrain"])
     try:
-        state = train.unlearned(run, states["target"].model)
+        state = train.unlearned(run, models["target"])
         final = metrics.summary(report.evaluate(state.model, run.tokenizer, run.rows), unseen)
     except FloatingPointError as e:
         return {"ran away": str(e)}
     return {"steps": state.step, "fits": sum(row["fits"] or 0 for row in state.log),
-            "lr": state.log[-1]["lr"], "seconds": state.seconds,
+            "lr": state.optimizer["lr"], "seconds": state.seconds,
             "retrain_forget_rouge": float(np.mean(unseen["forget"]["rouge"])),
             "final": {k: final[k] for k in MEASURES if k in final}}
 
@@ -75,7 +75,8 @@ def table(name, results):
         if "ran away" in r:
             lines.append(f"{value:>24} {r['ran away']}")
             continue
-        cells = " ".join(shared.cell(r["final"], k, 14) for k in MEASURES)
+        cells = " ".join(f"{r['final'][k]:14.3f}" if k in r["final"] else f"{'-':>14}"
+                         for k in MEASURES)
         lines.append(f"{value:>24} {r['steps']:5} {r['fits']:4} {r['lr']:8.3g} {cells} "
                      f"{r['retrain_forget_rouge']:22.3f} {r['seconds']:6.1f}")
     return "\n".join(lines)

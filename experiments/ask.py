@@ -24,8 +24,7 @@ class Asked(NamedTuple):
 
 def ready(argv):
     """The command line, checked. ValueError on a mistake."""
-    parser = flags.Parser(prog="experiments.ask", description=__doc__.split("\n\n")[0],
-                          allow_abbrev=False)
+    parser = shared.parser("ask", __doc__)
     parser.add_argument("folder", metavar="RUN_FOLDER")
     parser.add_argument("questions", metavar="QUESTION", nargs="+")
     args = parser.parse_args(argv)

@@ -35,8 +35,7 @@ class Audited(NamedTuple):
 
 def ready(argv):
     """The command line, checked. ValueError on a mistake."""
-    parser = flags.Parser(prog="experiments.audit", description=__doc__.split("\n\n")[0],
-                          allow_abbrev=False)
+    parser = shared.parser("audit", __doc__)
     parser.add_argument("folder", metavar="RUN_FOLDER")
     folder = parser.parse_args(argv).folder
     run = shared.run_of(folder)

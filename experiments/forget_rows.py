@@ -1,4 +1,6 @@
-"""Where does each forget row end, plain and with the level loss?  python -m experiments.forget_rows
+"""Where does each forget row end, plain and with --level?
+
+    python -m experiments.forget_rows --tiny
 
 Takes train.py's flags and makes the run twice: plain, and with --level. Prints lowest, median and
 highest loss of the forget rows under each model, and of the holdout rows, which no model has seen.

@@ -22,7 +22,7 @@ VARIANTS = {      # a, b of d = a g_R - b g_F
 
 
 def run_one(run, target, weigh):
-    """(log, ROUGE-L recall on retain and forget rows) of a run with the weights `weigh(numbers)`."""
+    """(log, ROUGE-L recall by set) of a run whose a, b are weigh(numbers)."""
     state, original = stages.State(copy.deepcopy(target)), ngdiff.coefficients
     ngdiff.coefficients = lambda method, numbers, c: weigh(numbers)
     try:
@@ -41,18 +41,18 @@ def run_one(run, target, weigh):
 
 def draw(logs):
     """A Figure with a column a variant: the losses above, the learning rate below."""
-    fig = Figure(figsize=(11, 5), layout="constrained")
+    fig = Figure(figsize=(12, 5), layout="constrained")
     axes = fig.subplots(2, len(logs), sharex=True, sharey="row")
     for (name, (log, rouge)), (above, below) in zip(logs.items(), axes.T):
         steps = [row["step"] for row in log]
-        above.plot(steps, [row["loss_retain"] for row in log], color="tab:blue", label="retain loss")
-        above.plot(steps, [row["loss_forget"] for row in log], color="tab:red", label="forget loss")
+        for key, color in (("loss_retain", "tab:blue"), ("loss_forget", "tab:red")):
+            above.plot(steps, [row[key] for row in log], color=color, label=key)
         below.plot(steps, [row["lr"] for row in log], color="tab:green", label="learning rate")
         for status, marker in report.STATUSES:
             if some := [row for row in log if row["status"] == status]:
                 below.plot([row["step"] for row in some], [row["lr"] for row in some], marker,
                            color="tab:green", ms=5, label=f"AutoLR: {status}")
-        above.set(title=f"{name}\nat the end, ROUGE: retain {rouge['retain']:.2f}, forget "
+        above.set(title=f"{name}\nROUGE: retain {rouge['retain']:.2f}, forget "
                   f"{rouge['forget']:.2f}", yscale="log")
         below.set(xlabel="step", yscale="log")
         below.legend(fontsize=8)

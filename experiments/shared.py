@@ -6,15 +6,26 @@ that is faster than one run with all threads. It also gives the same numbers on 
 import contextlib
 import json
 import os
+import sys
 import time
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 
 import torch
 
+import data
+import metrics
+import model as gpt
+import ngdiff
 import train
-from harness import files, flags, processes, report
+from harness import files, flags, processes, report, stages
 
 # --------------------------------------------------------------------------- before a run
+
+
+def parser(name, doc):
+    """An argument parser for the experiment `name`; its docstring `doc` begins with a question."""
+    return flags.Parser(prog=f"python -m experiments.{name}", description=doc.split("?")[0] + "?",
+                        allow_abbrev=False)
 
 
 def parse(argv, taken, doc):
@@ -97,9 +108,33 @@ def train_models(configs):
 
 
 def train_model(config, title):
-    """One of the two models, in a process of its own."""
+    """One of the two models, into the cache, in a process of its own."""
     run = train.prepare(config)
     train.trained(run, title, train.model_path(run, title, torch.get_num_threads()))
+
+
+def models_of(run):
+    """{"target": model, "retrain": model}, of the cache, in a process of `run_all`."""
+    threads = torch.get_num_threads()
+    return {title: train.trained(run, title, train.model_path(run, title, threads)).model
+            for title in ("target", "retrain")}
+
+
+def kept(config, function, *args):
+    """function(run, *args) of the run that `config` describes, as JSON has it: from the cache, or
+    made and put there. So a command with many runs goes on where it was interrupted."""
+    run, threads = train.prepare(config), torch.get_num_threads()
+    start = os.path.basename(train.model_path(run, "target", threads))
+    settings = [start, asdict(replace(run.config, out="", cache="")), run.rows, args]
+    code = (data, gpt, metrics, ngdiff, train, report, reference, sys.modules[function.__module__])
+    name = f"{function.__name__}-{stages.key(settings, code, threads)}.json"
+    path = os.path.join(config.cache, name)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    out = json.dumps(function(run, *args))
+    files.write(config.cache, {name: out.encode()})
+    return json.loads(out)
 
 
 def reference(run, retrain):
@@ -112,14 +147,11 @@ def reference(run, retrain):
 # --------------------------------------------------------------------------- after the runs
 
 def write(folder, content):
-    """Write `content`, a dict of names and texts, bytes or what JSON holds, and say so."""
-    as_text = {k: v if isinstance(v, (str, bytes)) else json.dumps(v, indent=1)
-               for k, v in content.items()}
-    files.write(folder, {k: v if isinstance(v, bytes) else v.encode() for k, v in as_text.items()})
+    """Write `content` into the folder and say so: a dict of names and texts, bytes or what JSON
+    holds."""
+    out = {}
+    for name, x in content.items():
+        text = x if isinstance(x, (str, bytes)) else json.dumps(x, indent=1)
+        out[name] = text if isinstance(text, bytes) else text.encode()
+    files.write(folder, out)
     print(f"\nwritten to {folder}: {', '.join(content)}")
-
-
-def cell(values, name, width, digits=3):
-    """A number of a table's line, or - where it is absent."""
-    value = None if values is None else values.get(name)
-    return f"{'-':>{width}}" if value is None else f"{value:{width}.{digits}f}"

@@ -53,6 +53,8 @@ def write(folder, files, remove=()):
 
 def check_folder(flag, folder):
     """ValueError unless `folder` is, or could be made, a folder that can be written to."""
+    if "\0" in folder or max(len(os.fsencode(x)) for x in folder.split(os.sep)) > 255:
+        raise ValueError(f"{flag} {folder[:40]!r}...: no name for a folder")
     at = os.path.abspath(folder)
     while not os.path.lexists(at):
         at = os.path.dirname(at)

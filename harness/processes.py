@@ -49,6 +49,16 @@ def agree(step):
                              "one disk, and no other command at work on it: start again")
 
 
+def leave(code):
+    """End this process; in a torchrun that went well, once all others have come here too."""
+    if dist.is_initialized():
+        if code == 0:
+            dist.barrier()
+        sys.stdout.flush()
+        os._exit(code)             # gloo's threads abort now and then at a normal end
+    sys.exit(code)
+
+
 # --------------------------------------------------------------------------- jobs side by side
 
 def cores():

@@ -68,9 +68,9 @@ def samples(measured, name, n=None):
 def about(config, size):
     """config.json: the flags, the model's size, the versions and the commit of a run."""
     # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
-    out = {**asdict(config), **asdict(size), "python": platform.python_version(), "torch": torch.__version__,
-           **{name: version(name) for name in ("numpy", "matplotlib", "tiktoken")},
-           "threads": torch.get_num_threads()}
+    out = {**asdict(config), **asdict(size), "threads": torch.get_num_threads(),
+           "python": platform.python_version(), "torch": torch.__version__,
+           **{name: version(name) for name in ("numpy", "matplotlib", "tiktoken")}}
     if shutil.which("git"):
         folder = os.path.dirname(os.path.abspath(__file__))
         git = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True,

@@ -1,15 +1,41 @@
-"""experiments.py: the comparison, the ablations and the audits say what was run."""
+"""experiments/: the comparison, the ablations, the audits and the questions say what was run."""
 import json
 import math
+import pickle
+import re
+import signal
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-import experiments
 import metrics
+import ngdiff
 import train
+from experiments import ablate, ask, audit, compare, shared, tradeoff
+from harness import flags, processes, report
 
-SMALL = ("--tiny --authors 12 --epochs 90 --n_embd 48 --n_head 2 --steps 6 --device cpu").split()
+SMALL = ("--authors 10 --epochs 60 --train_batch 40 --train_lr 2e-2 --n_layer 1 --n_embd 32 "
+         "--n_head 2 --steps 6 --device cpu").split()
+INF, NAN = float("inf"), float("nan")
+
+
+def in_turn(function, jobs, workers, threads):
+    """processes.side_by_side without processes; backwards, as if the last job ended first."""
+    for i, job in reversed(list(enumerate(jobs))):
+        yield i, function(*job)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """No process to start, and one thread, as there."""
+    monkeypatch.setattr(processes, "side_by_side", in_turn)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -17,144 +43,351 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """Runs one after the other, here: no process to start, and one thread as there."""
-    monkeypatch.setattr(experiments, "run_all", lambda title, f, jobs: [f(*job) for job in jobs])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def go(cache, out, *flags):
-    return train.main([*SMALL, "--cache", str(cache), "--out", str(out), *map(str, flags)])
+@pytest.fixture
+def config(cache, tmp_path):
+    return flags.parse(train.Config, [*SMALL, "--cache", str(cache), "--out", str(tmp_path)], "")
 
 
 @pytest.fixture
-def run(cache, tmp_path):
-    """A finished small run: (Run, models)."""
-    config = train.parse([*SMALL, "--cache", str(cache), "--out", str(tmp_path / "run")])
-    run = train.prepare(config)
-    return run, train.story(run)
+def run(config):
+    return train.prepare(config)
 
 
-def test_run_all_keeps_the_order_and_starts_real_processes(monkeypatch, capsys):
-    monkeypatch.undo()
-    configs = [train.Config(seed=n, device="cpu") for n in range(5)]
-    jobs = [(config,) for config in configs]
-    assert experiments.run_all("title", train.asdict, jobs) == list(map(train.asdict, configs))
-    assert "title  step 5/5" in capsys.readouterr().out
+@pytest.fixture
+def folder(run, tmp_path):
+    """A run folder, as far as the experiments read it."""
+    about = report.about(run.config, run.initial.config)
+    (tmp_path / "config.json").write_text(json.dumps(about), "utf-8")
+    return tmp_path
 
 
-def test_one_run_is_the_run_that_train_py_makes(cache, tmp_path):
-    """The same steps, and where the holdout stop is crossed, the step at which --stop stops."""
-    assert go(cache, tmp_path / "a") == 0
-    plain = json.loads((tmp_path / "a/results.json").read_text("utf-8"))
-    config = train.parse([*SMALL, "--cache", str(cache), "--out", str(tmp_path)])
-    one = experiments.one_run(config)
-    assert one["steps"] == plain["steps"] == 6 and one["path"] == []
-    assert one["final"] == {"steps": 6, **plain["models"]["ngdiff"]}
-    flags = ("--no-autolr", "--lr", 0.03, "--steps", 100)
-    assert go(cache, tmp_path / "b", *flags, "--stop", "holdout") == 0
-    stopped = json.loads((tmp_path / "b/results.json").read_text("utf-8"))
-    config = train.parse([*SMALL, *map(str, flags), "--cache", str(cache), "--out", str(tmp_path)])
-    one = experiments.one_run(config, enough=0.0, fixed=2)
-    assert one["holdout"]["steps"] == stopped["steps"] < 100 and one["fixed"]["steps"] == 2
-    assert one["holdout"]["membership_auc"] == stopped["models"]["ngdiff"]["membership_auc"]
+def go(module, cache, out, argv):
+    """main() of an experiment that takes train.py's flags; its own come first."""
+    own, _, others = argv.partition(" -- ")
+    return module.main([*own.split(), *SMALL, "--cache", str(cache), "--out", str(out),
+                        *others.split()])
 
 
-def test_a_run_ends_at_equal_forgetting_and_the_holdout_stop_or_when_it_is_destroyed(
-        cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "LOOK", 1)
-    config = train.parse([*SMALL, "--method", "ga", "--lr", "0.05", "--steps", "60",
-                          "--cache", str(cache), "--out", str(tmp_path)])
-    one = experiments.one_run(config, enough=0.7, fixed=1)
-    assert one["final"]["forget_rouge"] <= 0.7
-    reached = one["final"]["steps"]
-    assert all((p["forget_rouge"] <= 0.7) == (p["step"] == reached) for p in one["path"][:reached + 1])
-    assert one["path"][-1]["utility"] < 0.1 * one["path"][0]["utility"] or \
-        one["steps"] == max(reached, one["holdout"]["steps"]) < 60
-    tuning = experiments.one_run(config, enough=0.7)
-    assert tuning["path"] == one["path"] and set(tuning["holdout"] or {"steps"}) == {"steps"}
-    one = experiments.one_run(config, enough=-1)
-    assert one["path"][-1]["utility"] < 0.1 * one["path"][0]["utility"] and one["steps"] < 60, "a destroyed model is let go"
+def saved(path):
+    return json.loads(path.read_text("utf-8"))
 
 
-def test_numbers_that_run_away_are_said_and_not_counted(cache, tmp_path):
-    config = train.parse([*SMALL, "--method", "ga", "--lr", "1e38", "--cache", str(cache),
-                          "--out", str(tmp_path)])
-    one = experiments.one_run(config)
-    assert one["final"] is None and "loss_retain" in one["ran away"]
-    assert experiments.spread([1.0, None, 3.0]) == "2.000±1.414" and experiments.spread([None]) == "-"
+# ---- the area
+
+def test_the_area_is_the_integral_of_the_best_utility_still_to_be_had():
+    rng = np.random.default_rng(3)
+    for _ in range(9):
+        f, u = rng.uniform(-0.2, 1.3, 9), rng.uniform(0, 1.2, 9)
+        x = (np.arange(1000) + 0.5) / 1000
+        best = [max([min(b, 1) for a, b in zip(f, u) if min(a, 1) >= at], default=0) for at in x]
+        area = tradeoff.area_under_utility(f, u)
+        assert area == pytest.approx(np.mean(best), abs=2e-3)
+        assert np.allclose(tradeoff.best_utility(f, u, x), best), "what the figure shows"
+        order = rng.permutation(9)
+        assert tradeoff.area_under_utility(f[order], u[order]) == area, "the order is no matter"
+        more = tradeoff.area_under_utility([*f, f[0] - 0.1], [*u, u[0]])
+        assert more == pytest.approx(area), "a point that another dominates adds nothing"
 
 
-def test_compare_chooses_rates_on_a_seed_that_it_does_not_report(cache, tmp_path, monkeypatch,
-                                                                 capsys):
-    monkeypatch.setattr(experiments, "VARIANTS", {
-        k: experiments.VARIANTS[k] for k in ("ngdiff, AutoLR", "gdiff 0.9")})
-    seen, one_run = [], experiments.one_run
-    monkeypatch.setattr(experiments, "one_run", lambda config, *rest: (
-        seen.append((config, rest)) or one_run(config, *rest)))
-    assert go(cache, tmp_path, "--compare", "--seeds", 1) == 0
-    tuned = [c for c, rest in seen if len(rest) == 1]
-    reported = [c for c, rest in seen if len(rest) == 2]
-    assert {c.seed for c in tuned} == {experiments.TUNING_SEED}
-    assert {c.seed for c in reported} == {0} and len(reported) == 2 * 2
-    assert sorted(c.method for c in tuned) == ["gdiff"] * 6 + ["ngdiff"] * 2
-    assert all(c.autolr == (c.method == "ngdiff") for c, _ in seen)
-    assert all(c.lr == train.Config.lr for c, _ in seen if c.autolr), "nothing chosen for AutoLR"
-    saved = json.loads((tmp_path / "compare.json").read_text("utf-8"))
-    for entry in saved:
-        assert entry["rates"][str(entry["config"]["lr"])] == max(entry["rates"].values())
-    means = [sum(entry["areas"]) for entry in saved]
-    assert means == sorted(means, reverse=True), "ranked by area"
-    table = (tmp_path / "table.txt").read_text("utf-8")
-    assert table.strip() in capsys.readouterr().out and "8 runs on seed 100, 4 runs reported" in table
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "compare.json", "config.json", "table.txt", "tradeoff.png"]
+@pytest.mark.parametrize("f, u, area", [
+    ([0, 1], [1, 1], 1), ([0], [1], 0), ([0, 1], [1, 0], 0), ([0, 0.5], [1, 1], 0.5),
+    ([0, 7], [1, 0.3], 0.3), ([0, 0.5, 1], [1, 1, 0.5], 0.75)])
+def test_areas_known_beforehand(f, u, area):
+    assert tradeoff.area_under_utility(f, u) == pytest.approx(area)
 
 
-def test_area_counts_from_the_target_to_the_retrained_model():
-    path = [{"forget_rouge": f, "utility": u} for f, u in ((1.0, 0.9), (0.9, 0.9), (0.7, 0.45))]
-    result = {"path": path, "retrain": {"forget_rouge": 0.8, "look": {"forget_rouge": 0.8}}}
-    forgetting, utility = experiments.on_path(result)
+@pytest.mark.parametrize("f, u", [([0.0, NAN], [1.0, 1.0]), ([0.0, 1.0], [1.0, INF]),
+                                  ([0.0], [1.0, 1.0]), ([], [])])
+def test_an_area_of_what_is_no_number_is_refused(f, u):
+    with pytest.raises(ValueError):
+        tradeoff.area_under_utility(f, u)
+
+
+def test_a_path_counts_from_the_target_to_the_retrained_model():
+    path = [tradeoff.Look(4 * i, *x) for i, x in enumerate(((1.0, 0.9), (0.9, 0.9), (0.7, 0.45)))]
+    forgetting, utility = tradeoff.shares(path, 0.8)
     assert forgetting == pytest.approx([0, 0.5, 1.5]) and utility == pytest.approx([1, 1, 0.5])
-    assert experiments.area(result) == pytest.approx(0.5 * 1 + 0.5 * 0.5)
-    later = {**result, "path": [*path, {"forget_rouge": 0.7, "utility": 0.9}]}
-    assert experiments.area(later) == experiments.area(result), "what comes after does not count"
-    with pytest.raises(FloatingPointError, match="nothing to forget; try more --epochs"):
-        experiments.on_path({"path": path, "retrain": {"look": {"forget_rouge": 1.0}}})
+    assert tradeoff.area(path, 0.8) == pytest.approx(0.5 * 1 + 0.5 * 0.5)
+    with pytest.raises(FloatingPointError, match="--epochs"):
+        tradeoff.shares(path, 1.0)
+
+
+# ---- one run of the comparison
+
+def test_a_look_is_rouge_and_probability_of_its_three_sets(run):
+    """Against the whole measure of each set."""
+    model = shared.models_of(run)["target"]
+    rows = {"forget": run.rows["forget"], "retain": run.rows["retain"][::8],
+            "world": run.rows["world"]}
+    plain = {k: [{"question": r["question"], "answer": r["answer"]} for r in v]
+             for k, v in rows.items()}
+    m = {k: metrics.measure(model, run.tokenizer, v) for k, v in plain.items()}
+    numbers = [x for k in ("retain", "world")
+               for x in (metrics.probability(m[k]["loss"]), np.mean(m[k]["rouge"]))]
+    look = tradeoff.look(run, model, 3)
+    assert look.step == 3 and look.forget_rouge == pytest.approx(np.mean(m["forget"]["rouge"]))
+    assert look.utility == pytest.approx(len(numbers) / sum(1 / x for x in numbers), rel=1e-5)
+
+
+def test_a_run_is_the_run_that_train_py_makes(run, monkeypatch):
+    state = shared.states_of(run)["ngdiff"]
+    monkeypatch.setattr(tradeoff, "hopeless", lambda *_: False)
+    out = tradeoff.outcome(run, -1.0)
+    assert out.steps == state.step == 6
+    assert [x.step for x in out.path] == [0, 4, 6], "the last step is looked at too"
+    models = shared.models_of(run)
+    measured = [report.evaluate(m, run.tokenizer, run.rows)
+                for m in (state.model, models["retrain"])]
+    assert out.final == metrics.summary(*measured) and out.ran_away == ""
+    assert tradeoff.path_alone(run, -1.0) == out.path, "a rate is chosen by the same path"
+
+
+def test_a_run_ends_at_equal_forgetting(config, monkeypatch):
+    monkeypatch.setattr(tradeoff, "LOOK_EVERY", 1)
+    run = train.prepare(replace(config, method="ga", autolr=False, lr=0.03, steps=60))
+    out = tradeoff.outcome(run, 0.7)
+    assert out.final["forget_rouge"] <= 0.7 and out.steps == out.path[-1].step < 60
+    assert [x.forget_rouge <= 0.7 for x in out.path] == [False] * (len(out.path) - 1) + [True]
+
+
+def test_a_hopeless_run_is_given_up(config, monkeypatch):
+    run = train.prepare(replace(config, method="retain", autolr=False, lr=1e-6, steps=16))
+    assert tradeoff.outcome(run, 0.5).steps == 8, "half of the steps, and nothing forgotten"
+    look = tradeoff.Look
+    first = look(0, 1.0, 0.8)
+    for now, expected in ((look(4, 0.0, 0.079), True), (look(4, 1.0, 0.081), False),
+                          (look(8, 0.951, 0.8), True), (look(8, 0.949, 0.8), False)):
+        assert tradeoff.hopeless(first, now, 0.5, 16) == expected
+
+
+def test_numbers_that_run_away_are_said_and_not_counted(config):
+    run = train.prepare(replace(config, method="ga", autolr=False, lr=1e38))
+    out = tradeoff.outcome(run, 0.0)
+    assert out.final is None and "loss_retain" in out.ran_away
+    assert [x.step for x in out.path] == [0] and tradeoff.area(out.path, 0.0) == 0
+    assert tradeoff.path_alone(run, 0.0) == out.path
+    assert compare.spread([1.0, None, 3.0]) == "2.000±1.414" and compare.spread([None]) == "-"
+
+
+def test_the_aim_is_next_to_nothing_lost_and_no_more_known_than_the_retrained_model_knows():
+    references = tradeoff.References({}, {"forget_rouge": 0.8}, 0.8)
     for retain, forget, inside in ((0.97, 0.8, True), (0.969, 0.8, False), (1, 0.801, False)):
         final = {"retain_rouge": retain, "forget_rouge": forget}
-        assert experiments.in_region({**result, "final": final}) == inside
+        assert compare.in_region(tradeoff.Outcome([], final, "", 6, 1.0), references) == inside
+    assert not compare.in_region(tradeoff.Outcome([], None, "loss nan", 6, 1.0), references)
 
 
-@pytest.mark.parametrize("name", ["lazy", "forget"])
-def test_an_ablation_is_one_run_a_value(cache, tmp_path, name):
-    assert go(cache, tmp_path, "--ablate", name, "--authors", 20, "--epochs", 5) == 0
-    done = json.loads((tmp_path / "ablate.json").read_text("utf-8"))
-    values = [change[name] for change in experiments.ABLATIONS[name]]
-    assert [entry[name] for entry in done] == values
-    assert len((tmp_path / "table.txt").read_text("utf-8").splitlines()) == 1 + len(values)
-    if name == "lazy":      # 6 steps: fitted at each of them, or at the first alone
-        assert done[0]["fits"] == done[-1]["fits"] + 5
-    else:                   # other authors are forgotten: other retrained models
-        assert len({entry["retrain"]["forget_rouge"] for entry in done}) > 1
+# ---- many runs
+
+def test_results_are_in_the_order_of_the_jobs_and_progress_is_shown(config, capsys):
+    configs = [replace(config, seed=n) for n in range(5)]
+    out = shared.run_all("title", say_seed, [(c, 7) for c in configs])
+    assert out == [(n, 7) for n in range(5)]
+    said = capsys.readouterr().out
+    assert "   title  step 5/5" in said and "dropped" not in said
+
+
+def say_seed(config, other):
+    print("dropped")
+    return config.seed, other
+
+
+def test_jobs_share_the_cores_with_one_thread_each_and_take_turns_on_a_gpu(config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(processes, "cores", lambda: 7)
+    monkeypatch.setattr(processes, "side_by_side", lambda function, jobs, workers, threads: (
+        seen.append((workers, threads)) or in_turn(function, jobs, workers, threads)))
+    shared.run_all("title", say_seed, [(config, 7)])
+    shared.run_all("title", say_seed, [(replace(config, device="cuda"), 7)])
+    assert seen == [(7, 1), (1, 1)]
+
+
+def test_jobs_can_be_sent_to_another_process(config):
+    jobs = (shared.quietly, shared.train_model, shared.kept, tradeoff.outcome, tradeoff.references,
+            tradeoff.path_alone, ablate.unlearn_one, tradeoff.Outcome([], None, "", 0, 0.0), config)
+    for job in jobs:
+        assert pickle.loads(pickle.dumps(job)) == job
+
+
+def test_models_are_trained_once_and_are_those_of_train_py(run, cache, capsys):
+    shared.train_models([run.config])
+    before = sorted(cache.iterdir())
+    capsys.readouterr()
+    models = shared.models_of(run)
+    assert capsys.readouterr().out.count("  from ") == 2, "read, not trained"
+    torch.set_num_threads(2)                       # train.py with two threads trains with one each
+    states = train.both_models(run)
+    assert sorted(cache.iterdir()) == before
+    for title, model in models.items():
+        assert all(map(torch.equal, model.parameters(), states[title].model.parameters()))
+
+
+def count_calls(run, number):
+    count_calls.calls += 1
+    return [number, run.config.seed]
+
+
+def test_what_was_made_is_kept_under_a_name_of_all_that_determines_it(config):
+    count_calls.calls = 0
+    for _ in range(2):
+        assert shared.kept(config, count_calls, 5.5) == [5.5, 0]
+        assert shared.kept(replace(config, out="elsewhere"), count_calls, 5.5) == [5.5, 0]
+    assert count_calls.calls == 1
+    others = [replace(config, **change) for change in (
+        dict(seed=1), dict(steps=7), dict(lr=0.02), dict(authors=11), dict(micro_batch=3))]
+    for other in others:
+        shared.kept(other, count_calls, 5.5)
+    shared.kept(config, count_calls, 5.6)
+    assert count_calls.calls == 1 + len(others) + 1
+
+
+# ---- the comparison
+
+def test_the_comparison_chooses_rates_on_a_seed_that_it_does_not_report(
+        cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "png", lambda figure: b"picture")
+    monkeypatch.setattr(compare, "METHODS", {
+        "ngdiff, AutoLR": compare.METHODS["ngdiff, AutoLR"],
+        "gdiff 0.9": (dict(method="gdiff", c=0.9), (0.1, 0.5), (1e-3, 3e-3))})
+    seen, kept = [], shared.kept
+    monkeypatch.setattr(shared, "kept", lambda config, function, *args: (
+        seen.append((function, config)) or kept(config, function, *args)))
+    assert go(compare, cache, tmp_path, "--seeds 1") == 0
+    tuned = [c for f, c in seen if f is tradeoff.path_alone]
+    reported = [c for f, c in seen if f is tradeoff.outcome]
+    assert {c.seed for c in tuned} == {compare.TUNING_SEED}
+    assert {c.seed for c in reported} == {0} and len(reported) == 2 * 2
+    assert sorted(c.method for c in tuned) == ["gdiff"] * 4 + ["ngdiff"] * 2
+    assert all(c.autolr == (c.method == "ngdiff") for c in tuned + reported)
+    assert all(c.lr == flags.FIRST_GUESS for c in tuned + reported if c.autolr), "nothing chosen"
+    done = saved(tmp_path / "compare.json")
+    for variant in done["variants"]:
+        assert variant["rates"][str(variant["config"]["lr"])] == max(variant["rates"].values())
+        path, enough = variant["runs"][0]["path"], done["references"]["0"]["enough"]
+        assert variant["areas"] == [tradeoff.area(path, enough)]
+    areas = [sum(variant["areas"]) for variant in done["variants"]]
+    assert areas == sorted(areas, reverse=True), "ranked by area"
+    text = (tmp_path / "table.txt").read_text("utf-8")
+    assert text.strip() in capsys.readouterr().out
+    assert "6 runs on seed 100, 4 runs reported" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "compare.json", "table.txt", "tradeoff.png"]
+    monkeypatch.setattr(tradeoff, "looks", None)           # interrupted, say, and started again
+    assert go(compare, cache, tmp_path, "--seeds 1") == 0
+    assert saved(tmp_path / "compare.json") == done
+
+
+def test_every_method_is_compared_with_sgd_and_with_adam(config):
+    some = compare.variants(replace(config, autolr=False))
+    assert {v.config.method for v in some} == set(ngdiff.METHODS)
+    assert len({(v.name, v.optimizer) for v in some}) == len(some) == 2 * len(compare.METHODS)
+    assert all(v.config.optimizer == v.optimizer for v in some)
+    assert {v.config.c for v in some if v.config.method == "gdiff"} == {0.1, 0.5, 0.9}
+
+
+def test_the_table_says_how_many_seeds_met_what(config):
+    look, summary = tradeoff.Look, {"retain_rouge": 1.0, "forget_rouge": 0.5}
+    path = lambda end: [look(0, 1.0, 0.9), look(4, end, 0.9)]
+    outcome = lambda end, final: tradeoff.Outcome(path(end), final, "", 4, 0.4)
+    found = dict.fromkeys((0, 1), tradeoff.References({}, {"forget_rouge": 0.5}, 0.5))
+    a = compare.Variant("a", "sgd", replace(config, autolr=False, lr=0.3), {0.3: 1, 0.5: 0.5},
+                        [outcome(0.5, summary)] * 2, [1.0, 0.5])
+    b = compare.Variant("b", "adam", config, {0.01: 1},
+                        [outcome(0.6, summary), outcome(0.6, None)], [0.8, 0.5])
+    head, first, second, target, retrain = compare.table([a, b], found, [0, 1]).splitlines()
+    assert first.split()[:8] == ["a", "sgd", "0.3*", "2", "0.7500±0.3536", "2/2", "2/2", "2/2"]
+    assert second.split()[:9] == ["b", "adam", "fitted", "0", "0.6500±0.2121", "1/2", "1/2", "0/2",
+                                  "4±0"]
+    assert first.split()[-1] == "100±0", "milliseconds a step"
+    assert target.split()[0] == "target" and "0.500±0.000" in retrain
+
+
+def test_the_figure_shows_the_mean_of_the_utility_lost():
+    paths = {("a", "sgd"): [(np.array([0, 1]), np.array([1, 0.9])),
+                            (np.array([0, 0.5]), np.array([1, 0.7]))], ("b", "adam"): [
+                                (np.array([0, 1]), np.array([1, 1.1]))]}
+    left, right = tradeoff.draw(paths, ["a", "b"]).axes
+    assert left.get_yscale() == "log"
+    x, y = left.lines[0].get_data()
+    assert np.allclose(y[x <= 0.5], (0.1 + 0.3) / 2), "the mean of both seeds"
+    assert np.allclose(y[x > 0.5], (0.1 + 1) / 2), "never reached: all is lost"
+    assert np.allclose(right.lines[0].get_ydata(), tradeoff.LEAST), "a gain is no loss"
+
+
+# ---- ablations
+
+def ablation(cache, out, argv):
+    """(ablate.json, table.txt's lines) of a finished ablation."""
+    assert go(ablate, cache, out, argv) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["ablate.json", "table.txt"]
+    return saved(out / "ablate.json"), (out / "table.txt").read_text("utf-8").splitlines()
+
+
+def test_an_ablation_is_one_run_a_value(cache, tmp_path, run):
+    done, lines = ablation(cache, tmp_path, "lazy")
+    assert [entry["lazy"] for entry in done] == [1, 5, 10, 50] and len(lines) == 1 + 4
+    # 6 steps: fitted at each of them, or at the first alone
+    assert done[0]["fits"] == done[-1]["fits"] + 5
+    state = shared.states_of(run)["ngdiff"]                # train.py's default is the third: 10
+    measured = report.evaluate(state.model, run.tokenizer, run.rows)
+    final = metrics.summary(measured, measured)
+    assert done[2]["final"] == {k: final[k] for k in ablate.MEASURES if k in final}
+    assert done[2]["lr"] == state.log[-1]["lr"] and done[2]["steps"] == 6
+
+
+def test_an_ablation_of_the_data_trains_models_for_each_value(cache, tmp_path):
+    done, _ = ablation(cache, tmp_path, "forget -- --authors 20 --epochs 2 --n_embd 16 --steps 1")
+    assert [entry["forget"] for entry in done] == ["forget01", "forget05", "forget10"]
+    assert done[0]["retrain_forget_rouge"] == done[1]["retrain_forget_rouge"], "1 of 20 authors"
+    assert done[1]["retrain_forget_rouge"] != done[2]["retrain_forget_rouge"], "2 of 20 authors"
+
+
+def test_an_ablation_goes_on_after_a_run_that_ran_away(monkeypatch):
+    ok = {"steps": 6, "fits": 3, "lr": 0.01, "seconds": 1.0, "retrain_forget_rouge": 0.25,
+          "final": {"retain_rouge": 0.5}}
+    text = ablate.table("lazy", [{"ran away": "loss_retain nan"}, ok, ok, ok])
+    assert "lazy 1 loss_retain nan" in text
+    assert text.splitlines()[2].split()[:7] == ["lazy", "5", "6", "3", "0.01", "0.500", "-"]
 
 
 def test_ablations_cover_what_is_asked():
-    sizes = {k: [tuple(c.values()) for c in v] for k, v in experiments.ABLATIONS.items()}
-    assert math.log10(sizes["lr"][-1][0] / sizes["lr"][0][0]) >= 7
-    assert len(sizes["size"]) == 3 and [s[0] for s in sizes["lazy"]] == [1, 5, 10, 50]
+    assert set(ablate.CASES) == {"lazy", "lr", "batch", "forget", "size"}
+    values = {k: [tuple(c.values()) for c in v] for k, v in ablate.CASES.items()}
+    assert math.log10(values["lr"][-1][0] / values["lr"][0][0]) >= 7
+    assert len(values["size"]) == 3 and [v[0] for v in values["lazy"]] == [1, 5, 10, 50]
+
+
+# ---- run folders
+
+def test_a_run_folder_tells_its_run_and_its_threads(folder, config, run):
+    torch.set_num_threads(2)
+    found = shared.run_of(folder)
+    assert found.config == run.config and found.rows == run.rows
+    assert torch.get_num_threads() == 1, "the names of its models hold them"
+
+
+def test_what_is_no_run_folder_is_refused_by_name(folder):
+    good = saved(folder / "config.json")
+    for bad in (None, "{", "[]", "3", "{}", good | {"method": "sgd"}, good | {"steps": "6"},
+                good | {"lr": None}, good | {"threads": 0}, {**good, "threads": "all"},
+                {k: v for k, v in good.items() if k != "n_head"}):
+        (folder / "config.json").unlink(missing_ok=True)
+        if bad is not None:
+            text = bad if isinstance(bad, str) else json.dumps(bad)
+            (folder / "config.json").write_text(text, "utf-8")
+        with pytest.raises(ValueError, match=folder.name):
+            shared.run_of(folder)
+    (folder / "config.json").write_bytes(b"\xff{}")
+    with pytest.raises(ValueError, match=folder.name):
+        shared.run_of(folder)
 
 
 # ---- audits
 
 @pytest.mark.parametrize("bits", [8, 4])
-def test_quantized_weights_are_multiples_of_the_rows_step_and_off_by_half_of_it(run, bits):
-    model = run[1]["target"]
-    rounded = experiments.quantized(model, bits)
+def test_rounded_weights_are_multiples_of_the_rows_step_and_off_by_half_of_it(run, bits):
+    model = shared.models_of(run)["target"]
+    rounded = audit.quantized(model, bits)
     for p, q in zip(model.parameters(), rounded.parameters()):
         if p.dim() < 2:
             assert torch.equal(p, q)
@@ -162,23 +395,24 @@ def test_quantized_weights_are_multiples_of_the_rows_step_and_off_by_half_of_it(
         step = p.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
         assert ((q - p).abs() <= step * 0.5001).all()
         levels = q / step
-        assert torch.allclose(levels, levels.round(), atol=1e-3) and levels.abs().max() < 2**bits / 2
+        assert torch.allclose(levels, levels.round(), atol=1e-3)
+        assert levels.abs().max() < 2**bits / 2
     assert rounded.lm_head.weight is rounded.transformer.wte.weight
 
 
 def test_relearning_starts_at_the_models_own_probability_and_leaves_it_alone(run):
-    target, forget = run[1]["target"], run[0].sets["forget"]
+    target, forget = shared.models_of(run)["target"], run.examples["forget"]
     before = [p.clone() for p in target.parameters()]
-    curve = experiments.relearn(target, forget[:1], forget[1:], run[0].config)
-    own = metrics.probability([t.mean() for t in metrics.token_losses(target, forget[1:])])
-    assert curve[0] == own and len(curve) == experiments.RELEARN_STEPS // 2 + 1
+    curve = audit.relearn(target, forget[:1], forget[1:], "cpu")
+    own = metrics.probability([x.mean() for x in metrics.token_losses(target, forget[1:])])
+    assert curve[0] == own and len(curve) == audit.RELEARN_STEPS // 2 + 1
     assert all(torch.equal(a, b) for a, b in zip(before, target.parameters()))
-    known = experiments.relearn(target, forget[:1], forget[:1], run[0].config)
+    known = audit.relearn(run.initial, forget[:1], forget[:1], "cpu")
     assert known[-1] > known[0], "what is trained on is learned"
 
 
 def test_extraction_strength_of_a_model_that_knows_and_one_that_does_not(run):
-    forget = run[0].sets["forget"]
+    forget = run.examples["forget"]
 
     class Oracle:                              # says the last of the labels right, or all of them
         def __init__(self, wrong):
@@ -188,17 +422,93 @@ def test_extraction_strength_of_a_model_that_knows_and_one_that_does_not(run):
             labels = batch.labels.clone()
             labels[:self.wrong] += 1
             return torch.nn.functional.one_hot(labels, 1000)
-    assert experiments.extraction(Oracle(0), forget, "cpu") == 1
+    assert audit.extraction(Oracle(0), forget, "cpu") == 1
     answers = [len(e.tokens) - e.n_prompt - 1 for e in forget]
-    assert experiments.extraction(Oracle(2), forget, "cpu") == pytest.approx(
+    assert audit.extraction(Oracle(2), forget, "cpu") == pytest.approx(
         sum(1 - 2 / n for n in answers) / len(answers))
 
 
-def test_audit_reports_every_model_and_draws_it(cache, tmp_path, capsys):
-    assert go(cache, tmp_path, "--audit") == 0
-    audits = json.loads((tmp_path / "audit.json").read_text("utf-8"))
+def test_an_audit_learns_a_quarter_again_and_watches_the_others(run, monkeypatch):
+    seen, forget = [], run.examples["forget"]
+    monkeypatch.setattr(audit, "relearn", lambda model, known, other, device: (
+        seen.append((known, other)) or [0.5] * 21))
+    numbers, curve = audit.audit_one(run, run.initial)
+    assert seen == [(forget[:1], forget[1:])] and numbers["relearn_prob 40"] == 0.5
+    row = run.rows["forget"][0]
+    asked = audit.rephrased([row, {"question": "q", "answer": "a"}])
+    assert [r["question"] for r in asked] == [row["paraphrased_question"]]
+    assert asked[0]["answer"] == row["answer"]
+
+
+def test_an_audit_reports_every_model_into_the_run_folder(folder, run, cache, capsys):
+    shared.states_of(run)
+    before = sorted(cache.iterdir())
+    assert audit.main([str(folder)]) == 0
+    assert sorted(cache.iterdir()) == before, "the run's own models"
+    audits = saved(folder / "audit.json")
     assert list(audits) == ["target", "retrain", "ngdiff", "fresh"]
     assert audits["target"]["relearn_prob 0"] > audits["fresh"]["relearn_prob 0"]
-    assert len(audits["fresh"]["relearn_curve"]) == experiments.RELEARN_STEPS // 2 + 1
-    assert "forget_rouge paraphrased" in audits["ngdiff"] and "audit" in capsys.readouterr().out
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(train.OUTPUTS[:8])
+    for numbers in audits.values():
+        curve = numbers["relearn_curve"]
+        assert [numbers[f"relearn_prob {n}"] for n in (0, 10, 20, 40)] == [
+            curve[n // 2] for n in (0, 10, 20, 40)]
+    assert "forget_rouge rephrased" in audits["ngdiff"]
+    said = capsys.readouterr().out
+    assert all(name in said for name in audits["target"] if name != "relearn_curve")
+    assert (folder / "audit.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in folder.iterdir()) == ["audit.json", "audit.png", "config.json"]
+
+
+# ---- questions
+
+def test_each_model_answers_each_question_on_a_line(folder, run, capsys):
+    rows = [run.rows["forget"][0], run.rows["world"][0]]
+    states = shared.states_of(run)
+    answers = {name: metrics.measure(s.model, run.tokenizer, rows[:1] + [rows[1] | {
+        "perturbed_answer": ["x"]}])["answers"] for name, s in states.items()}
+    capsys.readouterr()
+    assert ask.main([str(folder), *(row["question"] for row in rows)]) == 0
+    lines = capsys.readouterr().out.split("\n\n", 1)[1].splitlines()
+    expected = []
+    for i, row in enumerate(rows):
+        expected += [row["question"], *(f"{name:>12}: {a[i]}" for name, a in answers.items()), ""]
+    assert lines == expected[:-1]
+
+
+# ---- mistakes
+
+@pytest.mark.parametrize("module, argv, named", [
+    (compare, "--seeds 0", "--seeds 0"), (compare, "--seeds 101", "--seeds 101"),
+    (compare, "--seeds many", "--seeds.*'many'"), (compare, "--typo", "--typo"),
+    (compare, "--method ga", "--method"), (compare, "--no-autolr", "--autolr"),
+    (compare, "--seed 1", "--seed:"), (compare, "--c=0.5", "--c:"), (compare, "--steps 0", "--steps 0"),
+    (compare, "--data muse", "--data muse"), (compare, "--stop holdout", "--stop"),
+    (ablate, "", "NAME"), (ablate, "norms", "'norms'"), (ablate, "lazy --lazy 3", "--lazy"),
+    (ablate, "size --n_head 3", "--n_head 3"), (ablate, "batch --data muse", "--data muse"),
+    (audit, "", "RUN_FOLDER"), (audit, "nowhere", "nowhere"), (audit, "a b", "b"),
+    (ask, "nowhere Why?", "nowhere"), (ask, "nowhere", "QUESTION")])
+def test_a_mistake_gets_one_line_and_writes_nothing(
+        capsys, tmp_path, monkeypatch, module, argv, named):
+    monkeypatch.chdir(tmp_path)
+    assert module.main(argv.split()) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and re.search(named, lines[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_question_must_have_words_and_leave_room_for_an_answer(folder, run, capsys):
+    room = run.initial.config.block_size
+    word = run.tokenizer.decode([run.tokenizer.n_vocab - 2])
+    assert len(ask.prompt(run, word)) == 2
+    for question in (" ", word * room):
+        assert ask.main([str(folder), question]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_texts_and_a_single_forget_row_are_not_audited(folder, run, monkeypatch, capsys):
+    about = saved(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps(about | {"data": "muse", "tiny": True}), "utf-8")
+    assert audit.main([str(folder)]) == 2 and "muse" in capsys.readouterr().err
+    one = run._replace(rows=run.rows | {"forget": run.rows["forget"][:1]})
+    monkeypatch.setattr(shared, "run_of", lambda folder: one)
+    assert audit.main([str(folder)]) == 2

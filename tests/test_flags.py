@@ -147,12 +147,18 @@ def test_help_shows_every_flag_with_its_default(capsys):
 # ---- how a command ends
 
 class Broken:
-    """A standard output that is gone, or full."""
+    """A standard output that is gone."""
+    def __init__(self, file):
+        self.file = file
+
     def write(self, text):
         raise BrokenPipeError(32, "Broken pipe")
 
     def flush(self):
-        pass
+        raise BrokenPipeError(32, "Broken pipe")
+
+    def fileno(self):
+        return self.file.fileno()
 
 
 @pytest.mark.parametrize("error, code", [
@@ -166,8 +172,8 @@ def test_every_end_has_its_exit_code_and_one_line(capsys, error, code):
     assert len(capsys.readouterr().err.strip().splitlines()) == (0 if code == 0 else 1)
 
 
-def test_a_broken_pipe_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", Broken())
+def test_a_broken_pipe_is_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdout", Broken(open(tmp_path / "file", "wb")))
     assert flags.command(lambda argv: argv, lambda run: print("x"), []) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 

@@ -1,0 +1,187 @@
+"""One run of the comparison: its path from the target model to equal forgetting, and its area.
+
+A run is looked at every few steps. Its path is what it had forgotten and still knew at each look.
+It ends at *equal forgetting*: where its forget ROUGE is the retrained model's, or below.
+"""
+import contextlib
+import copy
+import time
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import metrics
+import train
+from experiments import shared
+from harness import report, sources, stages
+
+LOOK_EVERY = 4          # steps
+LEAST = 1e-4            # utility lost, at the foot of the figure
+
+
+class Look(NamedTuple):
+    """What a model knows, measured cheaply."""
+    step: int
+    forget_rouge: float     # ROUGE-L recall on all forget rows
+    utility: float          # harmonic mean of probability and ROUGE on retain rows and world facts
+
+
+class References(NamedTuple):
+    """What the runs of one seed start from and are compared with."""
+    target: dict            # `metrics.summary`
+    retrain: dict
+    enough: float           # the retrained model's forget ROUGE
+
+
+class Outcome(NamedTuple):
+    """What a run came to."""
+    path: list              # Looks, the target model's first
+    final: dict             # `metrics.summary` at its end; None where the numbers ran away
+    ran_away: str           # why they did; else empty
+    steps: int
+    seconds: float          # spent on the steps
+
+
+# --------------------------------------------------------------------------- along a run
+
+def look(run, model, step):
+    """A Look. Its utility is taken on every 8th retain row and on the world facts, without the
+    truth ratios of `model_utility`, which cost five times the rest."""
+    sets = [run.rows["forget"], run.rows["retain"][::8], run.rows.get("world", [])]
+    m = report.evaluate(model, run.tokenizer, {"all": sources.plain(sum(sets, []))})["all"]
+    ends = np.cumsum([0, *map(len, sets)])
+    rouge = [np.mean(m["rouge"][a:b]) for a, b in zip(ends, ends[1:]) if b > a]
+    probability = [metrics.probability(m["loss"][a:b]) for a, b in zip(ends[1:], ends[2:]) if b > a]
+    return Look(step, float(rouge[0]), metrics.model_utility(probability + rouge[1:]))
+
+
+def looks(run, state, target, enough):
+    """Unlearn `state`, which is a copy of `target`, as far as the forget ROUGE `enough`. Yields a
+    Look before the first step, at every LOOK_EVERY-th and at the last. Gives up a hopeless run.
+    Raises FloatingPointError where the numbers run away."""
+    first, t0 = look(run, state.model, 0), time.time()
+    yield first
+    for _ in train.unlearn(state, target, run.examples, run.config):
+        state.seconds += time.time() - t0
+        if state.step % LOOK_EVERY == 0 or state.step == run.config.steps:
+            now = look(run, state.model, state.step)
+            yield now
+            if now.forget_rouge <= enough or hopeless(first, now, enough, run.config.steps):
+                return
+        t0 = time.time()
+
+
+def hopeless(first, now, enough, steps):
+    """Whether less than a tenth of the utility is left; or, where half of the steps are done,
+    whether they brought less than a tenth of the forgetting."""
+    forgotten, wanted = (first.forget_rouge - x for x in (now.forget_rouge, enough))
+    return now.utility < 0.1 * first.utility or \
+        now.step >= steps / 2 and forgotten < 0.1 * wanted
+
+
+# --------------------------------------------------------------------------- jobs
+
+def references(run):
+    """References, of the models of one seed, which are in the cache."""
+    models = shared.models_of(run)
+    unseen = shared.reference(run, models["retrain"])
+    target, retrain = (metrics.summary(report.evaluate(m, run.tokenizer, run.rows), unseen)
+                       for m in (models["target"], models["retrain"]))
+    return References(target, retrain, look(run, models["retrain"], 0).forget_rouge)
+
+
+def path_alone(run, enough):
+    """The path of one run that starts from the cached target model, to choose a rate by."""
+    target, path = shared.models_of(run)["target"], []
+    with contextlib.suppress(FloatingPointError):      # a run that ran away has its path up to there
+        for now in looks(run, stages.State(copy.deepcopy(target)), target, enough):
+            path.append(now)
+    return path
+
+
+def outcome(run, enough):
+    """The Outcome of one run that starts from the cached target model."""
+    models, path, final, ran_away = shared.models_of(run), [], None, ""
+    state = stages.State(copy.deepcopy(models["target"]))
+    try:
+        for now in looks(run, state, models["target"], enough):
+            path.append(now)
+        final = metrics.summary(report.evaluate(state.model, run.tokenizer, run.rows),
+                                shared.reference(run, models["retrain"]))
+    except FloatingPointError as e:
+        ran_away = str(e)
+    return Outcome(path, final, ran_away, state.step, state.seconds)
+
+
+# --------------------------------------------------------------------------- the area
+
+def shares(path, enough):
+    """(forgetting (N,), utility (N,)) of a path's N Looks, as shares. Forgetting: 0 is the target
+    model's forget ROUGE, 1 is `enough`, the retrained model's. Utility: 1 is the target's.
+    Raises FloatingPointError if the target knows no more of the forget rows than `enough`."""
+    _, forget, utility = np.array(path).T
+    if forget[0] <= enough:
+        raise FloatingPointError(
+            f"the forget ROUGE of the target model, which learned the forget rows, is "
+            f"{forget[0]:.3f}, that of the retrained one, which did not, {enough:.3f}: there is "
+            "nothing to forget; try more --epochs")
+    return (forget[0] - forget) / (forget[0] - enough), utility / utility[0]
+
+
+def best_utility(forgetting, utility, at):
+    """U(x) for each x of the array `at`: the most utility, cut to 0 .. 1, among those points of a
+    path whose forgetting is x or more; 0 where there is none."""
+    U = [max(utility[forgetting >= x], default=0) for x in at]
+    return np.clip(U, 0, 1)
+
+
+def area_under_utility(forgetting, utility):
+    """Area under utility as a function of forgetting, 0 to 1, of the (N,) points of a run (ours;
+    the hypervolume of Zitzler and Thiele 1999 with (0, 0) as reference). forgetting: 0 = as the
+    target model, 1 = as the retrained one, what goes beyond earns nothing; utility: share of the
+    target's, 1 at most. 1 = all was forgotten at no cost. Raises ValueError if an array is empty
+    or holds what is not finite."""
+    forgetting, utility = np.asarray(forgetting, float), np.asarray(utility, float)
+    if not forgetting.size or forgetting.shape != utility.shape or \
+            not np.isfinite([forgetting, utility]).all():
+        raise ValueError(f"forgetting {forgetting}, utility {utility}: expected finite numbers, "
+                         "as many of the one as of the other")
+    at = np.sort(np.clip(forgetting, 0, 1))
+    # area = integral_0^1 U(x) dx = sum_i (f_i - f_(i-1)) U(f_i),  f_0 = 0
+    return float(np.sum(np.diff(at, prepend=0) * best_utility(forgetting, utility, at)))
+
+
+def area(path, enough):
+    return area_under_utility(*shares(path, enough))
+
+
+# --------------------------------------------------------------------------- the figure
+
+def draw(paths, names):
+    """A Figure: the utility lost, 1 - U(x), against forgetting x: what the area is made of.
+
+    paths: {(name, optimizer): [`shares` of a seed, ...]}, best first; names: all of them, in the
+    colours' order. Lines are means over the seeds, bars on the right the range at x = 1. A run
+    that never forgets as much as x has lost everything there, 1.
+    """
+    fig = Figure(figsize=(13, 5), layout="constrained")
+    colors = dict(zip(names, ("black", *(f"C{i}" for i in range(10)))))
+    x = np.linspace(0.005, 1, 200)
+    for ax, optimizer in zip(fig.subplots(1, 2, sharey=True), ("sgd", "adam")):
+        some = [(name, runs) for (name, its), runs in paths.items() if its == optimizer]
+        for i, (name, runs) in enumerate(some):
+            lost = np.array([1 - best_utility(*run, x) for run in runs]).clip(LEAST)   # (seeds, x)
+            mean, low, high = lost.mean(0), lost[:, -1].min(), lost[:, -1].max()
+            ax.plot(x, mean, color=colors[name], label=name, drawstyle="steps-pre")
+            ax.errorbar(1.03 + 0.02 * i, mean[-1], [[mean[-1] - low], [high - mean[-1]]],
+                        color=colors[name], fmt="o", ms=4, capsize=2)
+        ax.axvline(1, color="tab:gray", ls=":", lw=1)
+        ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], yscale="log", ylim=(LEAST, 1.3),
+               xlabel="forgetting: 0 as the target, 1 as the retrained model (by forget ROUGE)",
+               xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="best area first")
+    fig.axes[0].set_ylabel("utility lost, share of the target's")
+    fig.suptitle("Lower is better: the utility that is lost when so much is forgotten\n"
+                 "lines: mean over the seeds, bars: their range at forgetting 1")
+    return fig
