@@ -77,7 +77,6 @@ class Config:
 
 # --------------------------------------------------------------------------- a batch's loss
 
-
 class Part(NamedTuple):
     """A micro-batch of one task, with what its loss needs to know of the whole batch."""
     batch: data.Batch
@@ -258,8 +257,8 @@ def model_path(run, title, threads):
     if config.init:
         with open(config.init, "rb") as f:
             settings["init"] = hashlib.file_digest(f, "sha256").hexdigest()
-    code = (gpt, data.collate, data.shuffled, data.by_length, split, part_loss, losses, train,
-            training_steps, ngdiff.loss_and_grad)
+    code = (gpt, weights.initial_model, data.collate, data.shuffled, data.by_length, split,
+            part_loss, losses, train, training_steps, ngdiff.loss_and_grad)
     key = stages.key([asdict(run.initial.config), settings, run.learned[title]], code, threads)
     return os.path.join(config.cache, f"{title}-{key}.state")
 
@@ -300,7 +299,8 @@ def unlearned(run, target):
                                                 "lazy", "batch")}
     code = (ngdiff, gpt, data, metrics, split, part_loss, losses, unlearn, task_batches,
             measure_level)
-    key = stages.key([model_path(run, "target", threads), settings, run.examples], code, threads)
+    start = os.path.basename(model_path(run, "target", threads))
+    key = stages.key([start, settings, run.examples], code, threads)
     path, model = os.path.join(config.cache, f"unlearn-{key}.state"), copy.deepcopy(target)
     state = stages.load(path, model)
     if state and state.step > config.steps:       # a longer run is there: it can't be shortened

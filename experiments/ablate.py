@@ -42,8 +42,8 @@ def ready(argv):
     taken = {key for case in CASES[name] for key in case} | {"method", "autolr"}
     config = shared.parse(["--out", f"out/ablate-{name}", *argv[1:]], sorted(taken), __doc__)
     configs = [replace(config, **case) for case in CASES[name]]
-    for each in configs:
-        flags.check(each, ())
+    for each, case in zip(configs, CASES[name]):
+        flags.check(each, case)
         shared.questions_only(train.prepare(each))
     return Ablation(name, config.out, configs)
 

@@ -52,7 +52,7 @@ def act(asked):
     for i, question in enumerate(asked.questions):
         print(f"\n{question}")
         for name, tokens in answers.items():
-            print(f"{name:>12}: {run.tokenizer.decode(tokens[i]).strip()}")
+            print(f"{name:>12}: {' '.join(run.tokenizer.decode(tokens[i]).split())}")
 
 
 def main(argv=None):
