@@ -1,7 +1,7 @@
 """How much was forgotten and how much kept: pure functions on losses, log-probabilities, strings.
 
-Read from the top: texts (ROUGE-L), likelihoods (probability to model utility), the test against a
-retrained model (forget quality), membership (Min-k% to PrivLeak), tokens (the last two).
+In this order: texts (ROUGE-L), likelihoods (probability to model utility), the test against a
+retrained model (forget quality), membership (Min-k% to PrivLeak), tokens, measuring a model.
 The definitions are TOFU's (Maini et al. 2024, arXiv 2401.06121) and MUSE's (Shi et al. 2024,
 arXiv 2407.06460); those of the last two are OpenUnlearning's (Dorna et al. 2025, arXiv 2506.12618).
 L = an answer's loss in nats per token, end-of-text included; float arrays in, floats out. What is
@@ -9,8 +9,8 @@ empty or not finite raises a ValueError naming argument and row (from 0): no NaN
 
 Mistakes met in public code, each guarded by a test: averaging the wrong answers' probabilities
 instead of their losses; max(0, 1 - 1/R) for max(0, 1 - R); the KS test on min(R, 1/R), or with its
-asymptotic p (2 times off at 1e-21); an AUC in which ties count nothing; PrivLeak with the usual AUC
-of "is a member", which turns its sign round; cutting a generation at its first newline.
+asymptotic p (2 times off at 1e-21); an AUC in which ties count nothing; PrivLeak with the AUC of
+"is a member", which turns its sign round; cutting a generation at its first newline.
 """
 import math
 import re
@@ -196,22 +196,6 @@ def extraction_strength(hits):
 def exact_memorisation(hits):
     """Share of an answer's tokens that is predicted right; hits as above. OpenUnlearning."""
     return float(np.mean(_checked("hits (row = token)", hits)))
-
-
-# --------------------------------------------------------------------------- comparing methods
-
-def area_under_utility(forgetting, utility):
-    """Area under utility as a function of forgetting, 0 to 1, of the (N,) points of a run (ours;
-    the hypervolume of Zitzler and Thiele 1999 with (0, 0) as reference). forgetting: 0 = as the
-    target model, 1 = as the retrained one, what goes beyond earns nothing; utility: share of the
-    target's, 1 at most. 1 = all was forgotten at no cost."""
-    forgetting = np.clip(_checked("forgetting", forgetting), 0, 1)
-    utility = np.clip(_checked("utility", utility, rows=len(forgetting)), 0, 1)
-    order = np.argsort(forgetting)
-    # U(x) = max {utility_i : forgetting_i >= x}, a falling staircase
-    best = np.maximum.accumulate(utility[order][::-1])[::-1]
-    # area = integral_0^1 U(x) dx = sum_i (f_i - f_(i-1)) U(f_i),  f_0 = 0
-    return float(np.sum(np.diff(forgetting[order], prepend=0) * best))
 
 
 # --------------------------------------------------------------------------- measuring a model

@@ -114,29 +114,23 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, prob
 # --------------------------------------------------------------------------- two gradients
 
 def movable(params):
-    """The parameters that require a gradient, as a list.
-
-    Raises ValueError if there are none, if they are on several devices, or if they are neither
-    float32 nor float64: in less, a step is lost in rounding (the passes may run in less).
-    """
+    """The parameters that require a gradient, as a list. ValueError if there are none, or if they
+    are not all on one device and float32 or float64: in less, a step is lost in rounding."""
     params = [p for p in params if p.requires_grad]
-    if not params:
-        raise ValueError("no parameter requires a gradient")
-    if odd := {str(p.dtype) for p in params} - {"torch.float32", "torch.float64"}:
-        raise ValueError(f"parameters are {', '.join(sorted(odd))}: they must be float32 or "
-                         "float64; torch.autocast runs the passes in less")
-    if len(devices := {str(p.device) for p in params}) > 1:
-        raise ValueError(f"parameters are on {', '.join(sorted(devices))}: one device is needed")
+    found = sorted({f"{p.dtype} on {p.device}" for p in params})
+    if not params or len({p.device for p in params}) > 1 or \
+            {p.dtype for p in params} - {torch.float32, torch.float64}:
+        raise ValueError(f"parameters that require a gradient: {', '.join(found) or 'none'}; they "
+                         "must be float32 or float64, on one device (autocast runs passes in less)")
     return params
 
 
 def loss_and_grad(losses, params, total=None):
     """One task's loss (0-dim tensor) and its gradient (list of tensors shaped as params).
 
-    losses: a function, or a list of functions whose gradients are summed. Nothing is normalised
-    here: norms are taken of the whole sum. A parameter that the loss does not reach gets zeros.
-    total: see `step`. The parameters' .grad is emptied before and after. Raises ValueError if a
-    loss depends on no parameter. Cost: a forward and a backward pass a function.
+    losses: a function, or a list of functions whose gradients are summed; norms are taken later,
+    of the sum. A parameter that the loss does not reach gets zeros. total: see `step`. The
+    parameters' .grad is emptied before and after. ValueError if a loss depends on no parameter.
     """
     loss = 0.0
     for p in params:
@@ -174,13 +168,12 @@ def as_list(losses):
 def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
     """Numbers of which the first five are known, summed in float64 whatever the gradients' type.
 
-    Losses: floats or 0-dim tensors; gradients: lists of tensors. Raises FloatingPointError, which
-    shows all five, if one is not finite. Cost: three reductions over the parameters, one transfer
-    from the device, float64 copies of a million numbers at a time.
+    Losses: floats or 0-dim tensors; gradients: lists of tensors. FloatingPointError, which shows
+    all five, if one is not finite. Cost: three reductions over the parameters, one transfer.
     """
     products = []
     for pair in zip(grad_retain, grad_forget):
-        for r, f in zip(*(g.flatten().split(2**20) for g in pair)):
+        for r, f in zip(*(g.flatten().split(2**20) for g in pair)):     # few float64 copies
             r, f = r.double(), f.double()
             products += [r @ r, f @ f, r @ f]
     sums = torch.stack(products).view(-1, 3).sum(0)
@@ -214,7 +207,11 @@ def coefficients(method, numbers, c=0.5):
     """
     loss_R, loss_F, norm_R, norm_F, dot = numbers[:5]
     if method == "ngdiff":
-        check_direction(numbers)
+        if not (norm_R and norm_F):
+            raise Stationary(f"norm_retain {norm_R:.6g}, norm_forget {norm_F:.6g}: a gradient of 0 "
+                             "has no direction")
+        if numbers.cos > 1 - 1e-15:          # what float64 leaves of 1 - cos
+            raise Stationary("g_R and g_F point in the same direction: d = 0, Pareto stationary")
         return 1 / norm_R, 1 / norm_F
     if method in ("gdiff", "npo"):
         return (c, 1 - c) if method == "gdiff" else (0.5, 0.5)
@@ -231,15 +228,6 @@ def coefficients(method, numbers, c=0.5):
         w = min(max((norm_F**2 + dot) / length2, 0.0), 1.0) if length2 > 0 else 0.5
         return w, 1 - w
     raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)}")
-
-
-def check_direction(numbers):
-    """Raise Stationary where the normalized difference does not exist or is 0."""
-    for name in ("norm_retain", "norm_forget"):
-        if getattr(numbers, name) == 0:
-            raise Stationary(f"{name} is exactly 0: that task's gradient has no direction")
-    if numbers.cos > 1 - 1e-15:              # what float64 leaves of 1 - cos
-        raise Stationary("g_R and g_F point in the same direction: d = 0, Pareto stationary")
 
 
 def direction(grad_retain, grad_forget, a, b):
@@ -285,8 +273,7 @@ def adam_direction(d, m, v, step, beta1=0.9, beta2=0.999, eps=1e-8):
     """Adam's preconditioning of d (Kingma and Ba 2015), written over d.
 
     d, m, v: lists shaped as the parameters. The moments m and v (zeros before step 1) advance once,
-    in place. step: the number of this step, from 1 on. Called once a step and before AutoLR, which
-    then fits along the very vector that is applied.
+    in place. step: from 1 on. AutoLR comes later, and fits along the vector that is applied.
     """
     for g, m_p, v_p in zip(d, m, v):
         m_p.lerp_(g, 1 - beta1)                              # m <- beta1 m + (1 - beta1) g

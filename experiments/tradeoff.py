@@ -83,18 +83,26 @@ def hopeless(first, now, enough, steps):
 # --------------------------------------------------------------------------- jobs
 
 def references(run):
-    """References, of the models of one seed, which are in the cache."""
+    """References, of the models of one seed, which are in the cache. Raises FloatingPointError if
+    the target model has nothing to forget or to lose: no run could be ranked."""
     models = shared.models_of(run)
+    target, retrain = (look(run, models[title], 0) for title in ("target", "retrain"))
+    if target.forget_rouge <= retrain.forget_rouge or target.utility == 0:
+        raise FloatingPointError(
+            f"seed {run.config.seed}: nothing to forget; the target model, which learned the "
+            f"forget rows, has a forget ROUGE of {target.forget_rouge:.3f} and a utility of "
+            f"{target.utility:.3f}, the retrained one, which did not, a forget ROUGE of "
+            f"{retrain.forget_rouge:.3f}; try more --epochs")
     unseen = shared.reference(run, models["retrain"])
-    target, retrain = (metrics.summary(report.evaluate(m, run.tokenizer, run.rows), unseen)
-                       for m in (models["target"], models["retrain"]))
-    return References(target, retrain, look(run, models["retrain"], 0).forget_rouge)
+    summaries = [metrics.summary(report.evaluate(models[title], run.tokenizer, run.rows), unseen)
+                 for title in ("target", "retrain")]
+    return References(*summaries, retrain.forget_rouge)
 
 
 def path_alone(run, enough):
     """The path of one run that starts from the cached target model, to choose a rate by."""
     target, path = shared.models_of(run)["target"], []
-    with contextlib.suppress(FloatingPointError):      # a run that ran away has its path up to there
+    with contextlib.suppress(FloatingPointError):      # the path up to where the numbers ran away
         for now in looks(run, stages.State(copy.deepcopy(target)), target, enough):
             path.append(now)
     return path
@@ -118,14 +126,8 @@ def outcome(run, enough):
 
 def shares(path, enough):
     """(forgetting (N,), utility (N,)) of a path's N Looks, as shares. Forgetting: 0 is the target
-    model's forget ROUGE, 1 is `enough`, the retrained model's. Utility: 1 is the target's.
-    Raises FloatingPointError if the target knows no more of the forget rows than `enough`."""
+    model's forget ROUGE, 1 is `enough`, the retrained model's. Utility: 1 is the target's."""
     _, forget, utility = np.array(path).T
-    if forget[0] <= enough:
-        raise FloatingPointError(
-            f"the forget ROUGE of the target model, which learned the forget rows, is "
-            f"{forget[0]:.3f}, that of the retrained one, which did not, {enough:.3f}: there is "
-            "nothing to forget; try more --epochs")
     return (forget[0] - forget) / (forget[0] - enough), utility / utility[0]
 
 
@@ -178,7 +180,7 @@ def draw(paths, names):
                         color=colors[name], fmt="o", ms=4, capsize=2)
         ax.axvline(1, color="tab:gray", ls=":", lw=1)
         ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], yscale="log", ylim=(LEAST, 1.3),
-               xlabel="forgetting: 0 as the target, 1 as the retrained model (by forget ROUGE)",
+               xlabel="forgetting, by forget ROUGE: 0 target, 1 retrained model",
                xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="best area first")
     fig.axes[0].set_ylabel("utility lost, share of the target's")

@@ -108,8 +108,19 @@ def test_a_path_counts_from_the_target_to_the_retrained_model():
     forgetting, utility = tradeoff.shares(path, 0.8)
     assert forgetting == pytest.approx([0, 0.5, 1.5]) and utility == pytest.approx([1, 1, 0.5])
     assert tradeoff.area(path, 0.8) == pytest.approx(0.5 * 1 + 0.5 * 0.5)
-    with pytest.raises(FloatingPointError, match="--epochs"):
-        tradeoff.shares(path, 1.0)
+
+
+@pytest.mark.parametrize("target, retrain, ends", [
+    ((0.8, 0.9), (0.8, 0.9), True), ((0.8, 0.0), (0.5, 0.9), True),
+    ((0.8, 0.9), (0.7, 0.0), False)])
+def test_a_seed_with_nothing_to_forget_ends_the_comparison(run, monkeypatch, target, retrain, ends):
+    found = iter((target, retrain))
+    monkeypatch.setattr(tradeoff, "look", lambda *_: tradeoff.Look(0, *next(found)))
+    if ends:
+        with pytest.raises(FloatingPointError, match="--epochs"):
+            tradeoff.references(run)
+    else:
+        assert tradeoff.references(run).enough == 0.7
 
 
 # ---- one run of the comparison
@@ -209,15 +220,16 @@ def test_jobs_can_be_sent_to_another_process(config):
         assert pickle.loads(pickle.dumps(job)) == job
 
 
-def test_models_are_trained_once_and_are_those_of_train_py(run, cache, capsys):
+def test_models_are_trained_once_and_are_those_of_train_py(config, tmp_path, capsys):
+    run = train.prepare(replace(config, epochs=1, cache=str(tmp_path)))
     shared.train_models([run.config])
-    before = sorted(cache.iterdir())
+    before = sorted(tmp_path.iterdir())
     capsys.readouterr()
     models = shared.models_of(run)
     assert capsys.readouterr().out.count("  from ") == 2, "read, not trained"
     torch.set_num_threads(2)                       # train.py with two threads trains with one each
     states = train.both_models(run)
-    assert sorted(cache.iterdir()) == before
+    assert sorted(tmp_path.iterdir()) == before and len(before) == 2
     for title, model in models.items():
         assert all(map(torch.equal, model.parameters(), states[title].model.parameters()))
 
@@ -435,11 +447,13 @@ def test_extraction_strength_of_a_model_that_knows_and_one_that_does_not(run):
 
 
 def test_an_audit_learns_a_quarter_again_and_watches_the_others(run, monkeypatch):
-    seen, forget = [], run.examples["forget"]
+    forget = run.examples["retain"][:6]
+    seen, run = [], run._replace(examples={"forget": forget})
     monkeypatch.setattr(audit, "relearn", lambda model, known, other, device: (
         seen.append((known, other)) or [0.5] * 21))
     numbers, curve = audit.audit_one(run, run.initial)
-    assert seen == [(forget[:1], forget[1:])] and numbers["relearn_prob 40"] == 0.5
+    assert seen == [([forget[0], forget[4]], forget[1:4] + forget[5:])]
+    assert numbers["relearn_prob 40"] == 0.5
     row = run.rows["forget"][0]
     asked = audit.rephrased([row, {"question": "q", "answer": "a"}])
     assert [r["question"] for r in asked] == [row["paraphrased_question"]]
@@ -489,7 +503,7 @@ def test_each_model_answers_each_question_on_a_line(folder, run, capsys):
     (compare, "--seeds 0", "--seeds 0"), (compare, "--seeds 101", "--seeds 101"),
     (compare, "--seeds many", "--seeds.*'many'"), (compare, "--typo", "--typo"),
     (compare, "--method ga", "--method"), (compare, "--no-autolr", "--autolr"),
-    (compare, "--seed 1", "--seed:"), (compare, "--c=0.5", "--c:"),
+    (compare, "--seed 1", "--seed:"), (compare, "--seed=1", "--seed:"),
     (compare, "--steps 0", "--steps 0"), (compare, "--stop holdout", "--stop"),
     (compare, "--data muse", "--data muse"),
     (ablate, "", "NAME"), (ablate, "norms", "'norms'"), (ablate, "lazy --lazy 3", "--lazy"),
@@ -515,9 +529,9 @@ def test_data_that_say_what_to_forget_have_no_shares_to_compare(run, tmp_path, c
 
 def test_a_question_must_have_words_and_leave_room_for_an_answer(folder, run, capsys):
     room = run.initial.config.block_size
-    word = run.tokenizer.decode([run.tokenizer.n_vocab - 2])
-    assert len(ask.prompt(run, word)) == 2
-    for question in (" ", word * room):
+    longest = "When" + " and" * (room - 3)                   # and the line's end
+    assert len(ask.prompt(run, longest)) == room - 1
+    for question in (" ", longest + " and"):
         assert ask.main([str(folder), question]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
 
