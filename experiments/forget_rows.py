@@ -54,10 +54,11 @@ def act(runs):
               f"{plain.config.method}, level": train.unlearned(level, target).model}
     losses = {name: tuple(row_losses(m, plain.examples[k]) for k in ("forget", "holdout"))
               for name, m in models.items()}
-    print(f"{'nats per token':18} {'forget rows: lowest, median, highest':>38} {'holdout mean':>14}")
+    print(f"{'nats per token':18} {'forget: lowest':>14} {'median':>12} {'highest':>12} "
+          f"{'holdout mean':>14}")
     for name, (forget, holdout) in losses.items():
-        cells = " ".join(f"{f(forget):12.3f}" for f in (np.min, np.median, np.max))
-        print(f"{name:18} {cells} {holdout.mean():14.3f}")
+        print(f"{name:18} {forget.min():14.3f} {np.median(forget):12.3f} {forget.max():12.3f} "
+              f"{holdout.mean():14.3f}")
     files.write(plain.config.out, {"forget_rows.png": report.png(draw(losses), 90)})
     print(f"written to {os.path.join(plain.config.out, 'forget_rows.png')}")
 

@@ -204,6 +204,8 @@ def test_npo_levels_off_where_gradient_ascent_does_not():
     for beta in (0.1, 0.5):
         equal = ngdiff.npo_objective(target, target, beta).item()
         assert equal == pytest.approx(2 / beta * math.log(0.5))
+        beyond = ngdiff.npo_objective(target + 3, target, beta).item()
+        assert beyond == pytest.approx(-2 / beta * math.log(1 + math.exp(-3 * beta)))
     assert ngdiff.npo_objective(target, target) == ngdiff.npo_objective(target, target, 0.1)
     for excess in (-20.0, 0.0, 10.0, 60.0):
         row = torch.tensor([excess], dtype=torch.float64, requires_grad=True)
@@ -390,6 +392,9 @@ def test_a_parameter_that_no_loss_reaches_gets_zeros_and_a_frozen_one_stays():
     assert moved == [True, False, False, False]
     loss, grad = ngdiff.loss_and_grad(L_R, list(model[1].parameters()) + [model[0].weight])
     assert [g.abs().sum() > 0 for g in grad] == [False, False, True]
+    model[0].bias.requires_grad_(True)
+    ngdiff.loss_and_grad(L_R, [model[0].weight])
+    assert model[0].bias.grad is None, "what is not passed is not touched"
 
 
 def test_a_function_a_list_a_generator_and_a_list_of_parameters_are_alike():
