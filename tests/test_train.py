@@ -224,8 +224,8 @@ def test_the_level_is_the_mean_holdout_loss_per_token_and_the_spread_is_about_it
 
 def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(cache):
     """From the target, below the level, and from where plain NGDiff drove it, beyond the level."""
-    base = "--tiny --authors 20 --epochs 60 --n_embd 48 --n_head 2 --steps 40".split()
-    run = ready(cache, "--no-autolr", "--lr", 0.04, base=base)
+    base = "--tiny --authors 10 --epochs 60 --n_embd 48 --n_head 2 --steps 30".split()
+    run = ready(cache, "--no-autolr", "--lr", 0.06, base=base)
     target = train.both_models(run)["target"].model
     beyond = train.unlearned(run, target).model
     config = replace(run.config, level=True, autolr=True, lr=0.01)
