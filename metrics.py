@@ -116,8 +116,11 @@ def model_utility(numbers):
     numbers = _checked("numbers", numbers)
     if numbers.min() < 0:
         raise ValueError(f"numbers, row {numbers.argmin()} is {numbers.min()}: expected 0 to 1")
+    low = numbers.min()
+    if low < 1e-300:                   # 1 / number overflows: low / number does not
+        return 0.0 if low == 0 else float(low * len(numbers) / sum(low / numbers))
     # n / sum_i (1 / number_i)
-    return 0.0 if numbers.min() == 0 else len(numbers) / sum(1 / x for x in numbers.tolist())
+    return len(numbers) / sum(1 / x for x in numbers.tolist())
 
 
 def forget_quality(log_ratio_model, log_ratio_retrain):

@@ -53,6 +53,8 @@ def load_file(path):
             raise ValueError(f"{where}: set '{row['set']}': choose one of {', '.join(SETS)}")
         optional = ("paraphrased_answer", "paraphrased_question", "perturbed_answer")
         data.check_row(row, [k for k in optional if k in row], where)
+        if row["set"] != "world" and "perturbed_answer" in row:     # the truth ratio needs both
+            data.check_row(row, ["paraphrased_answer"], where)
         rows.setdefault(row["set"], []).append(row)
     if missing := [name for name in ("retain", "forget") if name not in rows]:
         raise ValueError(f"{path}: no row says \"set\": \"{missing[0]}\"")

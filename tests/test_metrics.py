@@ -103,7 +103,9 @@ def test_model_utility_is_a_harmonic_mean_that_one_zero_ruins():
     assert metrics.model_utility([0.5, 1]) == pytest.approx(2 / 3)
     assert metrics.model_utility([0.4] * 9) == pytest.approx(0.4)
     assert metrics.model_utility([0.9] * 8 + [0]) == 0
-    assert metrics.model_utility([0.9] * 8 + [5e-324]) == 0  # 1/x overflows: still no warning
+    tiny = 5e-324                      # 1/x overflows: still no warning, and not 0
+    assert metrics.model_utility([0.9] * 8 + [tiny]) == pytest.approx(9 * tiny, rel=0.2)
+    assert metrics.model_utility([1e-310] * 3) == pytest.approx(1e-310)
     numbers = [0.9, 0.2, 0.7]
     assert metrics.model_utility(numbers) == pytest.approx(metrics.model_utility(numbers[::-1]))
     assert metrics.model_utility(numbers) < np.mean(numbers)
@@ -215,80 +217,131 @@ def test_extraction_strength_counts_from_the_end_exact_memorisation_all(hits, st
     assert metrics.exact_memorisation(np.array(hits, dtype=bool)) == pytest.approx(exact)
 
 
-# ---- passages -----------------------------------------------------------------------------------
+# ---- measuring a model --------------------------------------------------------------------------
 
-class Parrot:
-    """A model that goes on as `text` (token ids) does; with text None, that says nothing."""
-    def __init__(self, text):
-        self.text = text
+class Stub:
+    """A model whose loss on a token is a tenth of its number, and whose answers are given."""
+    def __init__(self, tokenizer, answers=()):
+        self.tokenizer, self.answers = tokenizer, dict(answers)
 
     def parameters(self):
         return iter([torch.zeros(1)])
 
     def __call__(self, batch):
-        return torch.arange(len(batch.labels)) / 10.0
+        return batch.labels / 10.0
 
     def generate(self, prompts, max_new, stop):
-        self.prompts = prompts
-        if self.text is None:
-            return [[] for _ in prompts]
-        return [(self.text[len(p):] + p[1:] + p[1:])[:max_new] for p in prompts]
+        self.longest = max_new
+        asked = [self.tokenizer.decode(p).strip() for p in prompts]
+        return [self.tokenizer.encode_ordinary(self.answers.get(q, "")) for q in asked]
 
 
-def test_verbmem_is_the_rouge_of_the_second_half_given_the_first():
-    rows = [{"passage": "Ann keeps bees in Lima."},
-            {"passage": "Ann keeps bees in Lima and makes jam."}]
+ROWS = [{"question": "Who sails?", "answer": "Zoe sails.", "paraphrased_answer": "It is Zoe.",
+         "perturbed_answer": ["Bob sails.", "Eve."]},
+        {"question": "Who bakes bread?", "answer": "Bob bakes it.",
+         "paraphrased_answer": "Bob does.", "perturbed_answer": ["Zoe bakes.", "Eve bakes it.",
+                                                                 "Bob sails it."]}]
+
+
+def stub(rows, answers=()):
     tokenizer = data.word_tokenizer({"forget": rows})
-    short, long = (e.tokens for e in data.encode_gold(tokenizer, rows))
-    model = Parrot(long)
-    m = metrics.measure(model, tokenizer, rows)
-    assert model.prompts == [short[:4], long[:5]], "end of text, and half of 6 or 9 tokens"
-    assert (m["prompts"], m["gold"]) == (["Ann keeps bees", "Ann keeps bees in"],
-                                         ["in Lima.", "Lima and makes jam."])
-    assert m["answers"] == ["in Lima and", "Lima and makes jam."], "no longer than the true one"
-    assert m["verbmem"] == pytest.approx(100 * (0.8 + 1) / 2)      # F1 of 2 of 3 and 2 of 2 words
-    assert m["loss"] == pytest.approx([0.3, 1.15]) and "rouge" not in m
-    assert m["min_k"] == pytest.approx([0.45, 1.4]), "the worst 40% of the labels, the end left out"
-    assert metrics.measure(Parrot(None), tokenizer, rows)["verbmem"] == 0
+    return Stub(tokenizer, answers), tokenizer
 
 
-def test_a_summary_holds_what_the_data_define():
-    """KnowMem is the F1 of answers to questions: recall would be 1 for the babbling one."""
-    passages = lambda loss: {"loss": np.array([loss, loss]), "min_k": np.array([loss, loss]),
-                             "verbmem": 70.0}
-    asked = {"answers": ["Lima and so on and on", "Oslo"], "gold": ["Lima", "Oslo"]}
-    measured = {"forget": passages(1.0), "retain": passages(0.5), "holdout": passages(2.0),
-                "forget_questions": asked, "retain_questions": {**asked, "answers": ["", "Oslo"]}}
-    retrained = {**measured, "forget": passages(2.0)}
-    out = metrics.summary(measured, retrained)
-    assert out == pytest.approx({
-        "forget_loss": 1, "forget_prob": math.exp(-1), "forget_verbmem": 70,
-        "forget_knowmem": 100 * (2 / 7 + 1) / 2, "retain_loss": 0.5,
-        "retain_prob": math.exp(-0.5), "retain_verbmem": 70, "retain_knowmem": 50,
-        "holdout_loss": 2, "membership_auc": 1, "privleak": -100})
+def mean_loss(tokenizer, answer):
+    tokens = tokenizer.encode_ordinary(" " + answer) + [tokenizer.eot_token]
+    return sum(tokens) / len(tokens) / 10
 
 
-# ---- comparing methods --------------------------------------------------------------------------
+def test_measure_is_worked_out_row_by_row():
+    """Losses, wrong answers of different number, the answer's own ROUGE; each row its own."""
+    model, tokenizer = stub(ROWS, {"Who sails?": " Zoe sails it.", "Who bakes bread?": " Bob."})
+    m = metrics.measure(model, tokenizer, ROWS)
+    loss = lambda answer: mean_loss(tokenizer, answer)
+    assert m["loss"] == pytest.approx([loss(row["answer"]) for row in ROWS])
+    assert m["prompts"] == ["Who sails?", "Who bakes bread?"]
+    assert m["gold"] == ["Zoe sails.", "Bob bakes it."] and m["answers"] == ["Zoe sails it.", "Bob."]
+    assert m["rouge"] == [1, 1 / 3]
+    assert [list(map(float, x)) for x in m["loss_wrong"]] == [
+        pytest.approx([loss(a) for a in row["perturbed_answer"]]) for row in ROWS]
+    assert m["log_ratio"] == pytest.approx([
+        loss(row["paraphrased_answer"]) - np.mean([loss(a) for a in row["perturbed_answer"]])
+        for row in ROWS])
+    tokens = tokenizer.encode_ordinary(" Zoe sails.")
+    assert m["min_k"][0] == pytest.approx(max(tokens) / 10), "1 of 3 tokens, the end left out"
+    assert model.longest == len(tokenizer.encode_ordinary(" Bob bakes it.")) + 1
 
-def test_the_area_is_that_under_the_best_utility_still_had_at_each_forgetting():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        f, u = rng.uniform(-0.2, 1.3, 9), rng.uniform(0, 1.2, 9)
-        x = (np.arange(3000) + 0.5) / 3000
-        best = [max([min(b, 1) for a, b in zip(f, u) if min(a, 1) >= at], default=0) for at in x]
-        area = metrics.area_under_utility(f, u)
-        assert area == pytest.approx(np.mean(best), abs=1e-3)
-        order = rng.permutation(9)
-        assert metrics.area_under_utility(f[order], u[order]) == area, "the order is no matter"
-        more = metrics.area_under_utility([*f, f[0] - 0.1], [*u, u[0]])
-        assert more == pytest.approx(area), "a point that another dominates adds nothing"
+
+def test_only_rows_with_wrong_answers_are_measured_where_some_have_them():
+    plain = [{k: row[k] for k in ("question", "answer")} for row in ROWS]
+    model, tokenizer = stub(ROWS)
+    assert len(metrics.measure(model, tokenizer, [plain[0], ROWS[1]])["loss"]) == 1
+    m = metrics.measure(model, tokenizer, plain)
+    assert len(m["loss"]) == 2 and not {"log_ratio", "loss_wrong"} & m.keys()
+    fact = [{k: row[k] for k in row if k != "paraphrased_answer"} for row in ROWS]
+    m = metrics.measure(model, tokenizer, fact)
+    assert m["log_ratio"][0] == pytest.approx(
+        m["loss"][0] - np.mean(m["loss_wrong"][0])), "facts: the plain answer stands for itself"
 
 
-@pytest.mark.parametrize("f, u, area", [
-    ([0, 1], [1, 1], 1), ([0], [1], 0), ([0, 1], [1, 0], 0), ([0, 0.5], [1, 1], 0.5),
-    ([0, 7], [1, 0.3], 0.3), ([0, 0.5, 1], [1, 1, 0.5], 0.75)])
-def test_areas_known_beforehand(f, u, area):
-    assert metrics.area_under_utility(f, u) == pytest.approx(area)
+def measured(n=8, **changes):
+    """What `measure` gave on four sets, made up: all numbers differ."""
+    def some(loss, rouge, ratio=None, wrong=None):
+        out = {"loss": np.full(n, loss), "min_k": np.full(n, 2 * loss), "rouge": [rouge, 0.0] * 4}
+        if ratio is not None:
+            out |= {"log_ratio": np.full(n, ratio), "loss_wrong": [[wrong, wrong]] * n}
+        return out
+    return {"forget": some(2.0, 0.4, 0.5, 9), "retain": some(0.1, 1.0, -1.0, 9),
+            "world": some(0.2, 0.8, -2.0, 0.7), "holdout": some(1.0, 0.3), **changes}
+
+
+def test_each_line_of_the_table_is_its_own_measure_of_its_own_set():
+    retrained = measured()
+    retrained["forget"] = {**retrained["forget"], "log_ratio": np.full(8, 0.7),
+                           "min_k": np.full(8, 2.0)}
+    out = metrics.summary(measured(), retrained)
+    choice = math.exp(-0.2) / (math.exp(-0.2) + 2 * math.exp(-0.7))
+    expected = {
+        "forget_loss": 2, "forget_prob": math.exp(-2), "forget_rouge": 0.2,
+        "forget_truth_ratio": math.exp(-0.5), "retain_loss": 0.1, "retain_prob": math.exp(-0.1),
+        "retain_rouge": 0.5, "retain_truth_ratio": 1 - math.exp(-1), "world_prob": choice,
+        "world_rouge": 0.4, "world_truth_ratio": 1 - math.exp(-2), "holdout_loss": 1,
+        "membership_auc": 0, "privleak": 100 * (0.5 - 0) / 0.5}
+    utility = [expected[f"{name}_{k}"] for name in ("retain", "world")
+               for k in ("prob", "rouge", "truth_ratio")]
+    expected["model_utility"] = 6 / sum(1 / x for x in utility)
+    p = 2 / math.comb(16, 8)           # the two samples are apart: D = 1
+    expected |= {"forget_quality": p, "log10_forget_quality": math.log10(p)}
+    assert out == pytest.approx(expected)
+    assert metrics.summary(retrained, retrained)["forget_quality"] == 1
+
+
+def test_what_the_data_do_not_define_is_left_out():
+    whole = metrics.summary(measured(), measured())
+    without = {k: v for k, v in measured().items() if k != "holdout"}
+    assert whole.keys() - metrics.summary(without, without).keys() == {
+        "holdout_loss", "membership_auc", "privleak"}
+    few = measured()
+    few["forget"] = {k: v[:metrics.ENOUGH_ROWS - 1] for k, v in few["forget"].items()}
+    assert whole.keys() - metrics.summary(few, few).keys() == {"membership_auc", "privleak"}
+    bare = lambda m: {k: v for k, v in m.items() if k not in ("log_ratio", "loss_wrong")}
+    for name, gone in (("world", {"world_prob", "world_truth_ratio", "model_utility"}),
+                       ("retain", {"retain_truth_ratio", "model_utility"}),
+                       ("forget", {"forget_truth_ratio", "forget_quality",
+                                   "log10_forget_quality"})):
+        some = measured()
+        some[name] = bare(some[name])
+        assert whole.keys() - metrics.summary(some, some).keys() == gone
+
+
+def test_real_authors_count_in_the_utility_as_the_other_facts_do():
+    more = measured(real_authors=measured()["world"])
+    out, before = metrics.summary(more, more), metrics.summary(measured(), measured())
+    assert out["real_authors_prob"] == out["world_prob"] and out["model_utility"] != \
+        before["model_utility"]
+    nine = [out[f"{name}_{k}"] for name in ("retain", "world", "real_authors")
+            for k in ("prob", "rouge", "truth_ratio")]
+    assert out["model_utility"] == pytest.approx(9 / sum(1 / x for x in nine))
 
 
 # ---- errors -------------------------------------------------------------------------------------
@@ -297,12 +350,10 @@ def test_areas_known_beforehand(f, u, area):
     (lambda: metrics.probability([1.0, 2.0, NAN]), "losses, row 2 is nan"),
     (lambda: metrics.probability(np.array([1.0, INF])), "losses, row 1 is inf"),
     (lambda: metrics.probability([]), "losses has 0 rows"),
-    (lambda: metrics.area_under_utility([0.0, NAN], [1.0, 1.0]), "forgetting, row 1 is nan"),
-    (lambda: metrics.area_under_utility([0.0], [1.0, 1.0]), "utility has 2 rows: expected 1"),
     (lambda: metrics.probability([[1.0], [2.0]]), "losses, row 0"),
     (lambda: metrics.choice_probability([1.0, NAN], [[1.0], [1.0]]), "loss_gold, row 1"),
     (lambda: metrics.choice_probability([1.0, 1.0], [[1.0], [INF]]), "loss_wrong, row 1"),
-    (lambda: metrics.choice_probability([1.0, 1.0], [[1.0, 2.0], [1.0]]), "loss_wrong, row 1"),
+    (lambda: metrics.choice_probability([1.0, 1.0], [[1.0, 2.0], []]), "loss_wrong, row 1"),
     (lambda: metrics.choice_probability([1.0], [[]]), "loss_wrong, row 0"),
     (lambda: metrics.choice_probability([1.0], [2.0]), "loss_wrong, row 0"),
     (lambda: metrics.choice_probability([1.0, 2.0], [[1.0]]), "loss_wrong has 1 rows: expected 2"),

@@ -1,0 +1,99 @@
+"""harness/report.py: what the table, the answers, the log and the curves say."""
+import csv
+import io
+
+import pytest
+
+import metrics
+import ngdiff
+from harness import report
+
+MODELS = {"target": {"forget_loss": 0.01, "forget_rouge": 1.0, "membership_auc": 1.0},
+          "retrain": {"forget_loss": 0.7, "forget_rouge": 0.83141, "holdout_loss": 0.8},
+          "ngdiff": {"forget_loss": 1.5, "forget_rouge": 0.8, "holdout_loss": 0.9}}
+
+
+def test_the_table_has_a_line_a_measure_and_a_column_a_model():
+    lines = report.table(MODELS).splitlines()
+    assert lines[0].split() == ["target", "retrain", "ngdiff", "ideal"]
+    assert lines[2].split() == ["forget_rouge", "1", "0.8314", "0.8", "as", "retrain"]
+    assert lines[3].split()[:5] == ["membership_auc", "1", "-", "-", "0.5;"]
+    assert "ideal" not in report.table(MODELS, aims=False)
+
+
+@pytest.mark.parametrize("name, ideal", [
+    ("forget_prob", "as retrain"), ("retain_rouge", "as target"), ("world_prob", "as target"),
+    ("real_authors_rouge", "as target"), ("model_utility", "as target"),
+    ("forget_knowmem", "as retrain"), ("forget_quality", "1"), ("log10_forget_quality", "0")])
+def test_each_measure_says_what_a_good_model_has(name, ideal):
+    assert report.aim(name) == ideal
+
+
+def test_samples_show_every_models_answer_to_the_same_question():
+    of = lambda *answers: {"forget": {"prompts": ["Who?", "Where?"], "gold": ["Eve.", "Lima."],
+                                      "answers": list(answers)}}
+    text = report.samples({"target": of("Eve.", "Lima."), "ngdiff": of("Bob.", "Oslo.")}, "forget")
+    assert [line.strip() for line in text.splitlines()] == [
+        "[forget] Who?", "gold: Eve.", "target: Eve.", "ngdiff: Bob.",
+        "[forget] Where?", "gold: Lima.", "target: Lima.", "ngdiff: Oslo."]
+    assert "Where" not in report.samples({"target": of("Eve.", "Lima.")}, "forget", 1)
+
+
+def log(n=12, level=False):
+    rows = []
+    for step in range(n):
+        numbers = ngdiff.Numbers(0.1, -0.2 if level else 1.0, 1.0, 2.0, 0.5, lr=0.1)
+        if step % 10 == 0:
+            numbers = numbers._replace(fits=1, status="fit", probed=0.1, slope=1.0, curvature=2.0)
+        rows.append({"step": step, "cos": numbers.cos, **numbers._asdict()})
+        if level and step % 10 == 0:
+            rows[-1] |= {"level": 0.8, "level_spread": 0.5, "loss_forget_set": 0.4}
+    return rows
+
+
+def test_the_log_has_a_row_a_step_and_leaves_empty_what_a_step_has_not():
+    rows = list(csv.DictReader(io.StringIO(report.log_csv(log(level=True)))))
+    assert len(rows) == 12 and tuple(rows[0]) == report.LOG_COLUMNS
+    assert (rows[0]["level"], rows[1]["level"], rows[0]["status"], rows[1]["status"]) == (
+        "0.8", "", "fit", "")
+    assert set(ngdiff.Numbers._fields) | {"step", "cos"} <= set(report.LOG_COLUMNS)
+
+
+def labels(fig):
+    return [{label.split(":")[0] for label in ax.get_legend_handles_labels()[1]}
+            for ax in fig.axes]
+
+
+@pytest.mark.parametrize("method, level, wanted, unwanted", [
+    ("ngdiff", False, "forget, to rise", "level"), ("npo", False, None, "forget, to rise"),
+    ("ngdiff", True, "forget rows, mean", "forget, to rise")])
+def test_the_curves_show_what_the_method_logs(method, level, wanted, unwanted):
+    models = {**MODELS, method: MODELS["ngdiff"]}
+    fig = report.curves(log(level=level), models, method)
+    losses, lr, norms, cos = labels(fig)
+    assert {"retain, to stay low", "forget, retrained model"} <= losses
+    assert wanted is None or wanted in losses
+    assert unwanted not in losses and ("level" in losses) == level
+    assert lr == {"AutoLR"} and norms == {"retain", "forget"} and "cosine" in cos
+    assert all(ax.get_xlabel() == "step" and ax.get_ylabel() for ax in fig.axes)
+    lines = {line.get_label(): line for line in fig.axes[0].lines}
+    assert list(lines["retain, to stay low"].get_ydata()) == [0.1] * 12
+
+
+def test_every_status_of_a_fit_has_a_mark_of_its_own():
+    marks = dict(report.STATUSES)
+    assert len(set(marks.values())) == len(marks) == 5
+    rows = log(len(marks))
+    for row, status in zip(rows, marks):
+        row["status"] = status
+    fig = report.curves(rows, MODELS, "ngdiff")
+    drawn = {line.get_label(): line.get_marker() for line in fig.axes[1].lines}
+    assert {f"AutoLR: {k}": v for k, v in marks.items()}.items() <= drawn.items()
+
+
+def test_losses_that_are_not_finite_stop_the_measuring(monkeypatch):
+    def measure(*args):
+        raise ValueError("losses, row 0 is nan")
+    monkeypatch.setattr(metrics, "measure", measure)
+    with pytest.raises(FloatingPointError):
+        report.evaluate(None, None, {"forget": [{"question": "Who?"}]})

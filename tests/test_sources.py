@@ -1,0 +1,192 @@
+"""harness/sources.py: texts, a file of one's own rows, and what of them is refused."""
+import json
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import data
+import metrics
+from harness import sources
+
+
+def load(path):
+    return sources.load(SimpleNamespace(data=str(path), seed=7, forget="forget10", authors=160))
+
+
+# ---- the built-in texts
+
+def test_texts_tell_the_facts_that_their_questions_ask_for():
+    muse, tofu = load("muse"), load("")
+    assert tofu == data.mini_tofu(7)
+    assert {k: len(v) for k, v in muse.items()} == {
+        "retain": 144, "forget": 16, "holdout": 16, "retain_questions": 432,
+        "forget_questions": 48, "world": 40}
+    forms = set()
+    for name in ("retain", "forget", "holdout"):
+        assert name == "holdout" or muse[name + "_questions"] == sources.plain(tofu[name])
+        for i, row in enumerate(muse[name]):
+            assert row["question"] == ""
+            sentences = re.findall(r"\w[^.]*\.", row["answer"])
+            rows = tofu[name][3 * i:3 * i + 3]
+            told = [next((j, f) for j, r in enumerate(rows) for f in r if r[f] == s)
+                    for s in sentences]
+            assert sorted(j for j, _ in told) == [0, 1, 2], "each fact once, and of this author"
+            assert {f for _, f in told} <= {"answer", "paraphrased_answer"}
+            forms.add(tuple(told))
+    assert len(forms) == 6 * 2**3, "every order and every wording occurs"
+    assert load("muse") == muse and sources.mini_muse(8)["forget"] != muse["forget"]
+
+
+def test_a_text_is_labelled_from_its_first_word_to_its_end():
+    muse = sources.mini_muse(7, authors=4)
+    tokenizer, text = data.word_tokenizer(muse), muse["forget"][0]["answer"]
+    batch = data.collate(data.encode_rows(tokenizer, muse["forget"][:1]))
+    assert batch.tokens[0, 0] == tokenizer.eot_token
+    assert tokenizer.decode(batch.labels.tolist()) == " " + text + data.END
+    assert batch.positions.tolist() == list(range(len(batch.labels)))
+    assert len(batch.labels) == len(re.findall(data.PIECES, " " + text)) + 1, "a word is one token"
+    longest = max(len(e.tokens) for rows in muse.values()
+                  for e in data.encode_rows(tokenizer, rows))
+    assert data.longest_row(tokenizer, muse)[0] == longest
+
+
+# ---- texts in a folder
+
+def write_texts(folder, questions=True):
+    """A folder of texts: two to retain, one to forget, one to hold out."""
+    for name, text in {"retain": "Ann keeps bees\n in Lima.\n \n\nBob bakes bread.\n",
+                       "forget": "\ufeffEve picks locks.", "holdout": "\nZoe sails ships."}.items():
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+        if questions and name != "holdout":
+            (folder / f"{name}_questions.json").write_text(
+                '{"question": "Who?", "answer": "She.", "perturbed_answer": "not a list"}\n')
+    return folder
+
+
+def test_texts_are_cut_at_blank_lines(tmp_path):
+    texts = {name: [{"question": "", "answer": t} for t in some] for name, some in {
+        "retain": ["Ann keeps bees in Lima.", "Bob bakes bread."],
+        "forget": ["Eve picks locks."], "holdout": ["Zoe sails ships."]}.items()}
+    assert load(write_texts(tmp_path, False)) == texts
+    who = [{"question": "Who?", "answer": "She."}]
+    assert load(write_texts(tmp_path)) == {
+        **texts, "retain_questions": who, "forget_questions": who}
+
+
+@pytest.mark.parametrize("name, content, named", [
+    ("retain.txt", None, "retain.txt"), ("forget.txt", None, "forget.txt"),
+    ("holdout.txt", b" \n\n", "holdout.txt"), ("holdout.txt", b"caf\xe9", "holdout.txt"),
+    ("holdout.txt", b"a b\n\n- ? -\n", "holdout.txt, text 2: '- . -'"),
+    ("holdout.txt", b"one", "holdout.txt, text 1"),
+    ("holdout.txt", b"Eve picks\nlocks.", "holdout.txt, text 1: 'Eve picks locks.'.*forget.txt"),
+    ("retain_questions.json", None, "retain_questions.json"),
+    ("forget_questions.json", None, "forget_questions.json"),
+    ("forget_questions.json", b"", "forget_questions.json"),
+    ("forget_questions.json", b'{"question": "q"}', "forget_questions.json, line 1.*answer"),
+])
+def test_a_text_that_cannot_be_used_is_named(tmp_path, name, content, named):
+    path = write_texts(tmp_path) / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=named):
+        load(tmp_path)
+
+
+def test_no_such_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="--data .*nowhere"):
+        load(tmp_path / "nowhere")
+
+
+# ---- one file of rows
+
+OWN = [{"set": "retain", "question": "Who bakes?", "answer": "Bob."},
+       {"set": "forget", "question": "Who picks locks?", "answer": "Eve.",
+        "paraphrased_answer": "It is Eve.", "perturbed_answer": ["Bob.", "Zoe.", "Ann."]},
+       {"set": "world", "question": "Where is Lima?", "answer": "Peru"},
+       {"set": "retain", "question": "Who sails?", "answer": "Zoe."}]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_one_file_holds_all_sets(tmp_path):
+    rows = load(write_rows(tmp_path / "own.jsonl", OWN))
+    assert {name: [row["answer"] for row in some] for name, some in rows.items()} == {
+        "retain": ["Bob.", "Zoe."], "forget": ["Eve."], "world": ["Peru"]}
+    assert rows["forget"][0]["perturbed_answer"] == ["Bob.", "Zoe.", "Ann."]
+    assert sources.says_what_to_forget(str(tmp_path / "own.jsonl"))
+    assert not sources.says_what_to_forget(str(tmp_path))
+
+
+@pytest.mark.parametrize("line, change, named", [
+    (2, {"set": "forgot"}, "line 2.*forgot"), (2, {"set": 3}, "line 2.*set"),
+    (1, {"answer": " "}, "line 1.*answer"), (1, {"question": ""}, "line 1.*question"),
+    (2, {"paraphrased_answer": ""}, "line 2.*paraphrased_answer"),
+    (2, {"perturbed_answer": []}, "line 2.*perturbed_answer"),
+    (2, {"perturbed_answer": ["Bob.", 4]}, "line 2.*perturbed_answer"),
+    (1, {"perturbed_answer": ["Bob."]}, "line 1.*paraphrased_answer"),
+    (4, {"paraphrased_question": None}, "line 4.*paraphrased_question"),
+    (2, {"set": "retain"}, "own.jsonl.*forget")])
+def test_a_row_that_cannot_be_used_is_named(tmp_path, line, change, named):
+    rows = [dict(row) for row in OWN]
+    rows[line - 1] |= change
+    with pytest.raises(ValueError, match=f"own.jsonl.*{named}" if "line" in named else named):
+        load(write_rows(tmp_path / "own.jsonl", rows))
+
+
+# ---- measuring texts
+
+class Parrot:
+    """A model that goes on as `text` (token ids) does; with text None, that says nothing."""
+    def __init__(self, text):
+        self.text = text
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def __call__(self, batch):
+        return torch.arange(len(batch.labels)) / 10.0
+
+    def generate(self, prompts, max_new, stop):
+        self.prompts = prompts
+        if self.text is None:
+            return [[] for _ in prompts]
+        return [(self.text[len(p):] + p[1:] + p[1:])[:max_new] for p in prompts]
+
+
+def test_verbmem_is_the_rouge_of_the_second_half_given_the_first():
+    rows = [sources.text_row("Ann keeps bees in Lima."),
+            sources.text_row("Ann keeps bees in Lima and makes jam.")]
+    tokenizer = data.word_tokenizer({"forget": rows})
+    short, long = (e.tokens for e in data.encode_rows(tokenizer, rows))
+    model = Parrot(long)
+    m = sources.measure_texts(model, tokenizer, rows)
+    assert model.prompts == [short[:4], long[:5]], "end of text, and half of 6 or 9 tokens"
+    assert (m["prompts"], m["gold"]) == (["Ann keeps bees", "Ann keeps bees in"],
+                                         ["in Lima.", "Lima and makes jam."])
+    assert m["answers"] == ["in Lima and", "Lima and makes jam."], "no longer than the true one"
+    assert m["verbmem"] == pytest.approx(100 * (0.8 + 1) / 2)      # F1 of 2 of 3 and 2 of 2 words
+    assert m["loss"] == pytest.approx([0.3, 1.15]) and "rouge" not in m
+    assert m["min_k"] == pytest.approx([0.45, 1.4]), "the worst 40% of the labels, the end left out"
+    assert sources.measure_texts(Parrot(None), tokenizer, rows)["verbmem"] == 0
+
+
+def test_a_summary_of_texts_has_verbmem_and_knowmem():
+    """KnowMem is the F1 of answers to questions: recall would be 1 for the babbling one."""
+    n = metrics.ENOUGH_ROWS
+    text = lambda loss: {"loss": torch.full((n,), loss).double().numpy(),
+                         "min_k": torch.full((n,), loss).double().numpy(), "verbmem": 70.0}
+    asked = {"answers": ["Lima and so on and on", "Oslo"], "gold": ["Lima", "Oslo"]}
+    measured = {"forget": text(1.0), "retain": text(0.5), "holdout": text(2.0),
+                "forget_questions": asked, "retain_questions": {**asked, "answers": ["", "Oslo"]}}
+    retrained = {**measured, "forget": text(2.0)}
+    out = metrics.summary(measured, retrained)
+    assert out == pytest.approx({
+        "forget_loss": 1, "forget_prob": math.exp(-1), "forget_verbmem": 70,
+        "forget_knowmem": 100 * (2 / 7 + 1) / 2, "retain_loss": 0.5, "retain_prob": math.exp(-0.5),
+        "retain_verbmem": 70, "retain_knowmem": 50, "holdout_loss": 2, "membership_auc": 1,
+        "privleak": -100})
