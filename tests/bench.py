@@ -1,6 +1,6 @@
 """How fast is it, compared with what the machine can do?  python -m tests.bench
 
-Without a GPU: float32, the shape of train.py --tiny, about a minute on two cores. With a GPU:
+Without a GPU: float32, the shape of train.py --tiny, a minute or two on two cores. With a GPU:
 GPT-2 124M and XL, bfloat16 autocast over float32 parameters, first as they are and then through
 torch.compile. Weights and tokens are random.
 
@@ -111,12 +111,12 @@ def batch(model, rows, config):
     return split([Example(row, T // 2) for row in ids], config)
 
 
-def step(model, retain, forget, config, method="ngdiff", lazy=0, total=None):
-    """One step of train.unlearn; lazy=1: with a fit. The learning rate is so small that all rounds
-    measure the same model. State.step is 1: at step 0 AutoLR would fit up to 60 times."""
+def step(model, retain, forget, config, **options):
+    """One step of train.unlearn, its second: no fit, unless the options (ngdiff.step's) say lazy=1.
+    The learning rate is so small that all rounds measure the same model."""
     exact = replace(config, dtype="float32")
     ngdiff.step(losses(model, retain, config), losses(model, forget, config), model.parameters(),
-                ngdiff.State(lr=1e-6, step=1), method=method, c=0.5, lazy=lazy, total=total,
+                ngdiff.State(lr=1e-6, step=1), **options,
                 probe_on=losses(model, retain, exact) if exact != config else None)
 
 
@@ -130,7 +130,7 @@ def speed(model, rows, config, side, n):
         "limit": product(side, config),
         "forward": lambda: ngdiff.loss_only(tasks[0]),
         "two passes": lambda: [ngdiff.loss_and_grad(task, params) for task in tasks],
-        "GDiff": lambda: step(model, retain, forget, config, "gdiff"),
+        "GDiff": lambda: step(model, retain, forget, config, method="gdiff", c=0.5),
         "NGDiff": lambda: step(model, retain, forget, config),
         "fit": lambda: step(model, retain, forget, config, lazy=1)}, n, config.device)
     t["NGDiff + AutoLR every 10th"] = 0.9 * t["NGDiff"] + 0.1 * t["fit"]

@@ -11,7 +11,7 @@ from tests import bench
 from train import Config, losses
 
 MINI = GPTConfig(60, 8, 2, 2, 16)
-CPU = Config(device="cpu")
+CPU, BFLOAT16 = Config(device="cpu"), Config(device="cpu", dtype="bfloat16")
 
 
 def test_operations_are_those_that_torch_counts():
@@ -31,24 +31,24 @@ def test_both_ways_to_generate_agree():
     assert model.generate(prompts, 5, stop=60) == bench.generate_uncached(model, prompts, 5)
 
 
-def test_a_step_fits_once_where_it_should_and_hardly_moves_the_model(monkeypatch):
+def test_a_step_fits_where_it_should_in_float32_and_hardly_moves_the_model(monkeypatch):
     seen, real = [], ngdiff.step
-    monkeypatch.setattr(ngdiff, "step", lambda *a, **k: seen.append(real(*a, **k)))
+    monkeypatch.setattr(ngdiff, "step", lambda *args, **options: seen.append(
+        (options["probe_on"] is not None, real(*args, **options).fits)))
     model = bench.setup(MINI, CPU)
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
-    for lazy in (0, 1):
-        bench.step(model, *(bench.batch(model, 3, CPU) for _ in range(2)), CPU, lazy=lazy)
+    for config, options in ((CPU, {}), (CPU, {"lazy": 1}), (BFLOAT16, {"lazy": 1})):
+        bench.step(model, *(bench.batch(model, 3, config) for _ in range(2)), config, **options)
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert [x.fits for x in seen] == [None, 1]
+    assert seen == [(False, None), (False, 1), (True, 1)]
     assert 0 < (after - before).norm() < 1e-5
 
 
 def test_every_row_of_the_gpu_table_but_memory_comes_out_on_a_cpu_in_bfloat16(capsys):
-    config = Config(device="cpu", dtype="bfloat16")
-    model = bench.setup(MINI, config)
-    rows = list(chain(bench.speed(model, (4, 2), config, 16, 1),
-                      bench.generation(model, 4, config, 1),
-                      bench.sizes([("", MINI, 3)], config, 16, 1)))
+    model = bench.setup(MINI, BFLOAT16)
+    rows = list(chain(bench.speed(model, (4, 2), BFLOAT16, 16, 1),
+                      bench.generation(model, 4, BFLOAT16, 1),
+                      bench.sizes([("", MINI, 3)], BFLOAT16, 16, 1)))
     bench.show("dry run", rows)
     assert len(rows) == len(capsys.readouterr().out.splitlines()) - 2 == 13
     assert all(math.isfinite(x) and x > 0 for row in rows for x in (row.value, row.ratio or 1))

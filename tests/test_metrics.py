@@ -260,7 +260,8 @@ def test_measure_is_worked_out_row_by_row():
     loss = lambda answer: mean_loss(tokenizer, answer)
     assert m["loss"] == pytest.approx([loss(row["answer"]) for row in ROWS])
     assert m["prompts"] == ["Who sails?", "Who bakes bread?"]
-    assert m["gold"] == ["Zoe sails.", "Bob bakes it."] and m["answers"] == ["Zoe sails it.", "Bob."]
+    assert m["gold"] == ["Zoe sails.", "Bob bakes it."]
+    assert m["answers"] == ["Zoe sails it.", "Bob."]
     assert m["rouge"] == [1, 1 / 3]
     assert [list(map(float, x)) for x in m["loss_wrong"]] == [
         pytest.approx([loss(a) for a in row["perturbed_answer"]]) for row in ROWS]

@@ -1,39 +1,55 @@
-"""Every claim of the theory scripts in one table: python -m theory [--assets]
+"""Every claim of the theory scripts in one table: python -m theory [NAME ...] [--assets]
 
-Figures go to out/theory; with --assets the README's three are made anew as well. Ends with exit
-code 1 if a claim fails. The first run trains the small GPT that on_a_gpt.py looks at.
+Figures go to out/theory. With --assets, those of the READMEs are made anew as well. Exit code 1: a
+claim fails. The first run trains the small GPT that on_a_gpt.py looks at, if `python train.py
+--tiny` has not done so; it is kept in out/cache.
 """
 import argparse
-import importlib
 import os
 import shutil
 import sys
 import time
 
-from theory import toy
+import harness       # first: it sets how torch's threads wait
+import torch
 
-NAMES = ("pareto_front", "improvement_cone", "monotone", "step_size", "parabola", "scale_free",
-         "on_a_gpt")
-IN_THE_README = ("pareto_front", "improvement_cone", "on_a_gpt")
+from harness import processes
+from theory import table
+
+NAMES = ("pareto_front", "stationary", "improvement_cone", "bisector", "monotone", "step_size",
+         "parabola", "settling", "scale_free", "micro_batches", "noise", "on_a_gpt")
+SLOWEST_FIRST = ("on_a_gpt",) + NAMES[:-1]
+IN_A_README = ("stationary", "improvement_cone", "noise", "on_a_gpt")
 FOLDER = os.path.join("out", "theory")
 
 
-def main():
+def run(names):
+    """The rows of the named scripts, in the order of NAMES. Two scripts run at a time, with half of
+    the threads each: as many as train.py gives to each of its two models, so that the target that
+    either one trained is the other's too."""
+    names = [name for name in SLOWEST_FIRST if name in names]
+    threads, rows = torch.get_num_threads(), {}
+    for i, found in processes.side_by_side(table.run_script, [(name, FOLDER) for name in names],
+                                           min(2, threads), max(1, threads // 2)):
+        rows[names[i]] = found
+    return [row for name in NAMES if name in rows for row in rows[name]]
+
+
+def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m theory", description=__doc__.split(":")[0])
-    parser.add_argument("--assets", action="store_true", help="make the README's figures anew")
-    assets = parser.parse_args().assets
-    rows, t0 = [], time.time()
-    for name in NAMES:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        script = importlib.import_module(f"theory.{name}")
-        rows += [toy.heading(name)] + script.claims()
-        script.draw(FOLDER)
-    code = toy.print_table(rows)
-    print(f"{sum(row.ok for row in rows if row.measured)} of {sum(bool(r.measured) for r in rows)} "
-          f"claims hold; figures in {FOLDER}; {time.time() - t0:.0f} s")
-    if assets:
-        for name in IN_THE_README:
-            shutil.copy(os.path.join(FOLDER, name + ".png"), f"assets/theory_{name}.png")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--assets", action="store_true", help="make the READMEs' figures anew")
+    args, started = parser.parse_args(argv), time.time()
+    if unknown := set(args.names) - set(NAMES):
+        parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")
+    names = args.names or NAMES
+    rows = run(names)
+    code, claims = table.print_table(rows), [row.ok for row in rows if row.measured]
+    print(f"{sum(claims)} of {len(claims)} claims hold; figures in {FOLDER}; "
+          f"{time.time() - started:.0f} s")
+    for name in set(names) & set(IN_A_README) if args.assets else ():
+        shutil.copy(os.path.join(FOLDER, name + ".png"),
+                    os.path.join("assets", f"theory_{name}.png"))
     return code
 
 
