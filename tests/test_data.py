@@ -54,7 +54,7 @@ def test_every_wrong_answer_differs_from_the_truth_in_every_fact(mini):
 
 
 def test_more_authors_than_there_are_names_is_an_error():
-    with pytest.raises(ValueError, match="532.* 484"):
+    with pytest.raises(ValueError, match="--authors"):
         mini_tofu(0, authors=484)
     with pytest.raises(ValueError, match="--authors 1"):
         mini_tofu(0, authors=1)
@@ -172,28 +172,28 @@ def test_tofu_is_cut_to_the_first_authors_and_measured_where_it_can_be(tmp_path)
         "retain": 180, "forget": 20, "holdout": 20, "world": 4, "real_authors": 5}
     assert sum("perturbed_answer" in r for r in got["retain"]) == 20
     assert got["retain"][0]["paraphrased_answer"] == "retained 0 it is."
-    with pytest.raises(ValueError, match="--authors 20: .*retain90.json.* 9 .* 18 "):
+    with pytest.raises(ValueError, match="--authors 20.*retain90.json"):
         data.load_tofu(str(tmp_path), "forget10", 20)
 
 
-@pytest.mark.parametrize("name, line, text, message", [
-    ("retain90", 3, '{"question": "half', "retain90.json, line 3"),
-    ("holdout10", 2, '{"question": "no answer?"}', "holdout10.json, line 2: field 'answer'"),
+@pytest.mark.parametrize("name, line, text, named", [
+    ("retain90", 3, '{"question": "half', r"retain90.json\D*3\b"),
+    ("holdout10", 2, '{"question": "no answer?"}', r"holdout10.json\D*2\b.*answer"),
     ("forget10_perturbed", 1, '{"question": "q", "answer": "a", "perturbed_answer": []}',
-     "forget10_perturbed.json, line 1: field 'perturbed_answer'"),
+     r"forget10_perturbed.json\D*1\b.*perturbed_answer"),
     ("forget10_perturbed", 4, '{"question": "q", "answer": "a", "perturbed_answer": ["b"]}',
-     "forget10_perturbed.json, line 4: field 'paraphrased_answer'"),
-    ("retain90", 1, '{"question": "q", "answer": " "}', "line 1: field 'answer'"),
-    ("retain90", 5, '["a", "list"]', "line 5: field 'question'"),
-    ("retain90", 5, '{"question": 3, "answer": "a"}', "line 5: field 'question'"),
-    ("retain90", 7, "", "retain90.json, line 7"),
+     r"forget10_perturbed.json\D*4\b.*paraphrased_answer"),
+    ("retain90", 1, '{"question": "q", "answer": " "}', r"retain90.json\D*1\b.*answer"),
+    ("retain90", 5, '["a", "list"]', r"retain90.json\D*5\b.*question"),
+    ("retain90", 5, '{"question": 3, "answer": "a"}', r"retain90.json\D*5\b.*question"),
+    ("retain90", 7, "", r"retain90.json\D*7\b"),
 ])
-def test_a_broken_row_is_named_by_file_and_line(tmp_path, name, line, text, message):
+def test_a_broken_row_is_named_by_file_and_line(tmp_path, name, line, text, named):
     path = write_tofu(tmp_path) / f"{name}.json"
     lines = path.read_text("utf-8").splitlines()
     lines[line - 1] = text
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=named):
         data.load_tofu(str(tmp_path), "forget10", 10)
 
 

@@ -96,11 +96,11 @@ def test_generation_stays_in_the_context(model):
     full = list(range(27))
     assert model.generate([full[:24], full[:22]], 10, stop=59) == \
         [[], greedy_uncached(model, full[:22], 10, 59)]
-    with pytest.raises(ValueError, match="25 tokens, but the context holds 24"):
+    with pytest.raises(ValueError, match="25.*24"):
         model.generate([full[:25]], 1, stop=59)
-    with pytest.raises(ValueError, match="at least one prompt"):
+    with pytest.raises(ValueError, match="prompt"):
         model.generate([[1], []], 1, stop=59)
-    with pytest.raises(ValueError, match="context holds 24"):
+    with pytest.raises(ValueError, match="25.*24"):
         model.hidden(torch.zeros(1, 25, dtype=torch.long))
 
 
@@ -116,12 +116,13 @@ def test_parameters_have_gpt2s_names_and_the_head_is_the_embedding():
     assert len(names) == 12 * 12 + 4, "and none besides"
     assert sum(p.numel() for p in gpt.parameters()) == 124_439_808, "GPT-2 small"
     assert gpt.lm_head.weight is gpt.transformer.wte.weight
-    with pytest.raises(ValueError, match="n_embd 10 is not a multiple of n_head 4"):
+    with pytest.raises(ValueError, match="n_embd 10.*n_head 4"):
         GPT(GPTConfig(10, 10, 1, 4, 10))
 
 
 def test_the_model_compiles_whole_for_batches_of_any_shape():
-    """--compile: one graph without breaks (an `is_causal` that depends on T would break it)."""
+    """One graph without breaks: an `is_causal` that depends on T would break it (tests/bench.py
+    times the compiled model)."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(60, 32, 2, 2, 16))
     compiled = torch.compile(model.forward, dynamic=True, fullgraph=True, backend="eager")

@@ -79,13 +79,13 @@ def test_texts_are_cut_at_blank_lines(tmp_path):
 @pytest.mark.parametrize("name, content, named", [
     ("retain.txt", None, "retain.txt"), ("forget.txt", None, "forget.txt"),
     ("holdout.txt", b" \n\n", "holdout.txt"), ("holdout.txt", b"caf\xe9", "holdout.txt"),
-    ("holdout.txt", b"a b\n\n- ? -\n", "holdout.txt, text 2: '- . -'"),
-    ("holdout.txt", b"one", "holdout.txt, text 1"),
-    ("holdout.txt", b"Eve picks\nlocks.", "holdout.txt, text 1: 'Eve picks locks.'.*forget.txt"),
+    ("holdout.txt", b"a b\n\n- ? -\n", r"holdout.txt\D*2\b.*- . -"),
+    ("holdout.txt", b"one", r"holdout.txt\D*1\b"),
+    ("holdout.txt", b"Eve picks\nlocks.", r"holdout.txt\D*1\b.*Eve picks locks.*forget.txt"),
     ("retain_questions.json", None, "retain_questions.json"),
     ("forget_questions.json", None, "forget_questions.json"),
     ("forget_questions.json", b"", "forget_questions.json"),
-    ("forget_questions.json", b'{"question": "q"}', "forget_questions.json, line 1.*answer"),
+    ("forget_questions.json", b'{"question": "q"}', r"forget_questions.json\D*1\b.*answer"),
 ])
 def test_a_text_that_cannot_be_used_is_named(tmp_path, name, content, named):
     path = write_texts(tmp_path) / name
@@ -123,18 +123,18 @@ def test_one_file_holds_all_sets(tmp_path):
 
 
 @pytest.mark.parametrize("line, change, named", [
-    (2, {"set": "forgot"}, "line 2.*forgot"), (2, {"set": 3}, "line 2.*set"),
-    (1, {"answer": " "}, "line 1.*answer"), (1, {"question": ""}, "line 1.*question"),
-    (2, {"paraphrased_answer": ""}, "line 2.*paraphrased_answer"),
-    (2, {"perturbed_answer": []}, "line 2.*perturbed_answer"),
-    (2, {"perturbed_answer": ["Bob.", 4]}, "line 2.*perturbed_answer"),
-    (1, {"perturbed_answer": ["Bob."]}, "line 1.*paraphrased_answer"),
-    (4, {"paraphrased_question": None}, "line 4.*paraphrased_question"),
+    (2, {"set": "forgot"}, r"own.jsonl\D*2\b.*forgot"), (2, {"set": 3}, r"own.jsonl\D*2\b.*set"),
+    (1, {"answer": " "}, r"own.jsonl\D*1\b.*answer"), (1, {"question": ""}, r"own.jsonl\D*1\b.*question"),
+    (2, {"paraphrased_answer": ""}, r"own.jsonl\D*2\b.*paraphrased_answer"),
+    (2, {"perturbed_answer": []}, r"own.jsonl\D*2\b.*perturbed_answer"),
+    (2, {"perturbed_answer": ["Bob.", 4]}, r"own.jsonl\D*2\b.*perturbed_answer"),
+    (1, {"perturbed_answer": ["Bob."]}, r"own.jsonl\D*1\b.*paraphrased_answer"),
+    (4, {"paraphrased_question": None}, r"own.jsonl\D*4\b.*paraphrased_question"),
     (2, {"set": "retain"}, "own.jsonl.*forget")])
 def test_a_row_that_cannot_be_used_is_named(tmp_path, line, change, named):
     rows = [dict(row) for row in OWN]
     rows[line - 1] |= change
-    with pytest.raises(ValueError, match=f"own.jsonl.*{named}" if "line" in named else named):
+    with pytest.raises(ValueError, match=named):
         load(write_rows(tmp_path / "own.jsonl", rows))
 
 
