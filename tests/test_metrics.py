@@ -104,8 +104,8 @@ def test_model_utility_is_a_harmonic_mean_that_one_zero_ruins():
     assert metrics.model_utility([0.4] * 9) == pytest.approx(0.4)
     assert metrics.model_utility([0.9] * 8 + [0]) == 0
     tiny = 5e-324                      # 1/x overflows: still no warning, and not 0
-    assert metrics.model_utility([0.9] * 8 + [tiny]) == pytest.approx(9 * tiny, rel=0.2)
-    assert metrics.model_utility([1e-310] * 3) == pytest.approx(1e-310)
+    assert metrics.model_utility([0.9] * 8 + [tiny]) == pytest.approx(9 * tiny, rel=0.2, abs=0)
+    assert metrics.model_utility([1e-310] * 3) == pytest.approx(1e-310, abs=0)
     numbers = [0.9, 0.2, 0.7]
     assert metrics.model_utility(numbers) == pytest.approx(metrics.model_utility(numbers[::-1]))
     assert metrics.model_utility(numbers) < np.mean(numbers)
@@ -285,6 +285,23 @@ def test_only_rows_with_wrong_answers_are_measured_where_some_have_them():
         m["loss"][0] - np.mean(m["loss_wrong"][0])), "facts: the plain answer stands for itself"
 
 
+def test_a_row_is_measured_alike_in_every_order_and_batch():
+    rows = ROWS + [{"question": "Who is it?", "answer": "Eve."}]
+    replies = {"Who sails?": " Bob.", "Who bakes bread?": " Eve bakes.", "Who is it?": " Zoe."}
+    model, tokenizer = stub(rows, replies)
+    for order in itertools.permutations(rows):
+        examples = data.encode_rows(tokenizer, order)
+        labels = [e.tokens[e.n_prompt:] for e in examples]
+        for size in (1, 2, 256):
+            losses = metrics.token_losses(model, examples, size)
+            assert [x.tolist() for x in losses] == [
+                pytest.approx([token / 10 for token in some]) for some in labels]
+            prompts = [e.tokens[:e.n_prompt] for e in examples]
+            answers = metrics.generate(model, tokenizer, prompts, 9, size)
+            assert [tokenizer.decode(ids) for ids in answers] == [
+                replies[row["question"]] for row in order]
+
+
 def measured(n=8, **changes):
     """What `measure` gave on four sets, made up: all numbers differ."""
     def some(loss, rouge, ratio=None, wrong=None):
@@ -300,6 +317,7 @@ def test_each_line_of_the_table_is_its_own_measure_of_its_own_set():
     retrained = measured()
     retrained["forget"] = {**retrained["forget"], "log_ratio": np.full(8, 0.7),
                            "min_k": np.full(8, 2.0)}
+    retrained["holdout"] = {**retrained["holdout"], "loss": np.full(8, 1.5)}
     out = metrics.summary(measured(), retrained)
     choice = math.exp(-0.2) / (math.exp(-0.2) + 2 * math.exp(-0.7))
     expected = {
@@ -322,9 +340,10 @@ def test_what_the_data_do_not_define_is_left_out():
     without = {k: v for k, v in measured().items() if k != "holdout"}
     assert whole.keys() - metrics.summary(without, without).keys() == {
         "holdout_loss", "membership_auc", "privleak"}
-    few = measured()
-    few["forget"] = {k: v[:metrics.ENOUGH_ROWS - 1] for k, v in few["forget"].items()}
-    assert whole.keys() - metrics.summary(few, few).keys() == {"membership_auc", "privleak"}
+    for name in ("forget", "holdout"):
+        few = measured()
+        few[name] = {k: v[:metrics.ENOUGH_ROWS - 1] for k, v in few[name].items()}
+        assert whole.keys() - metrics.summary(few, few).keys() == {"membership_auc", "privleak"}
     bare = lambda m: {k: v for k, v in m.items() if k not in ("log_ratio", "loss_wrong")}
     for name, gone in (("world", {"world_prob", "world_truth_ratio", "model_utility"}),
                        ("retain", {"retain_truth_ratio", "model_utility"}),
@@ -333,6 +352,19 @@ def test_what_the_data_do_not_define_is_left_out():
         some = measured()
         some[name] = bare(some[name])
         assert whole.keys() - metrics.summary(some, some).keys() == gone
+
+
+def test_membership_goes_by_the_loss_and_privleak_by_min_k_of_both_models():
+    def of(loss_forget, loss_holdout, min_k_forget, min_k_holdout):
+        return {"forget": {"loss": [loss_forget] * 8, "min_k": [min_k_forget] * 8},
+                "holdout": {"loss": [loss_holdout] * 8, "min_k": [min_k_holdout] * 8}}
+
+    equal = of(1, 1, 1, 1)                                          # both areas are 1/2
+    assert metrics.membership(of(1, 2, 3, 2), equal) == {"membership_auc": 1, "privleak": 100}
+    assert metrics.membership(of(2, 1, 2, 3), equal) == {"membership_auc": 0, "privleak": -100}
+    assert metrics.membership(equal, of(2, 1, 3, 2)) == {"membership_auc": 0.5, "privleak": -50}
+    # the retrained model's area by Min-40% is 1: PrivLeak would divide by 0
+    assert metrics.membership(equal, of(2, 1, 2, 3)) == {"membership_auc": 0.5}
 
 
 def test_real_authors_count_in_the_utility_as_the_other_facts_do():

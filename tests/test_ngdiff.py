@@ -2,6 +2,7 @@
 on a module that is no language model."""
 import copy
 import math
+import textwrap
 import threading
 
 import pytest
@@ -350,7 +351,8 @@ def test_a_step_is_its_pieces_in_order(method, adam, lazy):
 
 
 def test_the_docstrings_three_lines_unlearn_a_module_that_is_no_language_model():
-    """A classifier that knows 60 points by heart forgets 10 of them and keeps the others."""
+    """A classifier that knows 60 points by heart forgets 10 of them and keeps the others. The lines
+    are run as ngdiff.py's docstring has them."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 4))
     points, labels = torch.randn(60, 8), torch.randint(4, (60,))
@@ -364,10 +366,8 @@ def test_the_docstrings_three_lines_unlearn_a_module_that_is_no_language_model()
     batches = [(slice(10, 60), slice(0, 10))] * 60
     before = [loss(some).item() for some in batches[0]]
 
-    state = ngdiff.State()
-    for retain, forget in batches:
-        ngdiff.step(lambda: loss(retain), lambda: loss(forget), model.parameters(), state)
-
+    lines = next(part for part in ngdiff.__doc__.split("\n\n") if "ngdiff.step(" in part)
+    exec(textwrap.dedent(lines), dict(ngdiff=ngdiff, batches=batches, loss=loss, model=model))
     after = [loss(some).item() for some in batches[0]]
     assert max(before) < 0.1 and after[0] < 0.1 and after[1] > 2
     right = (model(points).argmax(1) == labels).float()
@@ -444,9 +444,10 @@ def test_the_callers_grad_is_not_counted_in_and_is_emptied():
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_processes_that_share_both_losses_take_the_steps_of_one():
+@pytest.mark.parametrize("probe_apart", [False, True])
+def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart):
     """Two threads play two processes. `total` sums what both bring, as all_reduce would."""
-    barrier, brought = threading.Barrier(2), {}
+    barrier, brought = threading.Barrier(2, timeout=30), {}
 
     def total_of(rank):
         def total(tensors):
@@ -457,31 +458,31 @@ def test_processes_that_share_both_losses_take_the_steps_of_one():
             barrier.wait()
         return total
 
-    def share(model, x, rank):
-        return lambda: model(x[rank::2]).pow(2).sum() / len(x)
     torch.manual_seed(1)
-    x, y = torch.randn(2, 10, 3, dtype=torch.float64)
-    start = torch.nn.Linear(3, 1).double()
-    models, found = [copy.deepcopy(start) for _ in range(3)], {}
+    x, y, z = torch.randn(3, 10, 3, dtype=torch.float64)
+    start, found = torch.nn.Linear(3, 1).double(), {}
 
-    def run(rank):
-        state = ngdiff.State()
-        found[rank] = [ngdiff.step(share(models[rank], x, rank), share(models[rank], y, rank),
-                                   models[rank].parameters(), state, total=total_of(rank))
-                       for _ in range(3)]
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in (0, 1)]
+    def steps(rows, total):
+        """Three steps on those rows of every batch; each loss divided by the whole batch."""
+        model, state = copy.deepcopy(start), ngdiff.State()
+        loss = lambda batch: lambda: model(batch[rows]).pow(2).sum() / len(batch)
+        return [ngdiff.step(loss(x), loss(y), model.parameters(), state, lazy=1, total=total,
+                            probe_on=loss(z) if probe_apart else None) for _ in range(3)]
+
+    def play(rank):
+        found[rank] = steps(slice(rank, None, 2), total_of(rank))
+    threads = [threading.Thread(target=play, args=(rank,), daemon=True) for rank in (0, 1)]
     [t.start() for t in threads], [t.join(timeout=60) for t in threads]
-    alone, state = models[2], ngdiff.State()
-    single = [ngdiff.step(lambda: alone(x).pow(2).mean(), lambda: alone(y).pow(2).mean(),
-                          alone.parameters(), state) for _ in range(3)]
-    for one, a, b in zip(single, found[0], found[1]):
-        assert a == b, "the copies stay alike"
-        assert a[:6] == pytest.approx(one[:6], rel=1e-9) and a[6:8] == one[6:8]
+    for alone, first, second in zip(steps(slice(None), None), found[0], found[1]):
+        assert first == second, "the copies stay alike"
+        assert (first.fits, first.status) == (alone.fits, alone.status)
+        for name in set(Numbers._fields) - {"status"}:
+            assert getattr(first, name) == pytest.approx(getattr(alone, name), rel=1e-6), name
 
 
 def test_nothing_moves_where_a_step_is_refused():
     model, L_R, L_F = linear()
-    before, state = [p.clone() for p in model.parameters()], ngdiff.State()
+    before, state = [p.clone() for p in model.parameters()], ngdiff.State(adam=True)
     nan = lambda: L_R() * float("nan")
     for losses, error in (((L_R, L_R), ngdiff.Stationary), ((nan, L_F), FloatingPointError),
                           ((L_R, nan), FloatingPointError)):
@@ -490,7 +491,7 @@ def test_nothing_moves_where_a_step_is_refused():
     with pytest.raises(ValueError):
         ngdiff.step(L_R, L_F, model.parameters(), ngdiff.State(lr=1e20))
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
-    assert state == ngdiff.State()
+    assert state == ngdiff.State(adam=True), "no moments either"
 
 
 def test_autolr_looks_at_probe_on_and_at_nothing_else():
@@ -570,6 +571,15 @@ def test_a_start_that_finds_no_parabola_says_so_and_keeps_the_given_lr(loss, lr)
     assert all(low <= fit.lr <= high and math.isfinite(fit.lr) for fit in fits)
     assert all(fit.lr / fit.probed in (0.5, 1.0, 2.0) or 0.5 <= fit.lr / fit.probed <= 2
                for fit in fits[:-1])
+
+
+def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
+    x, state = torch.zeros(2, dtype=torch.float64, requires_grad=True), ngdiff.State(lr=0.25)
+    numbers = ngdiff.step(lambda: x[0] + 1, lambda: x[1] + 1, [x], state)       # both linear
+    assert (numbers.status, numbers.fits) == ("not settled", ngdiff.FITS_AT_START)
+    assert numbers.lr == state.lr == 0.25 and x.tolist() == [-0.25, 0.25]
+    later = ngdiff.step(lambda: x[0] + 1, lambda: x[1] + 1, [x], state, lazy=1)
+    assert (later.status, later.fits, later.lr) == ("no convexity", 1, 0.5), "one fit from then on"
 
 
 @pytest.mark.parametrize("lr", [1e20, 1e-30, 1e200, 1e-200, 0.0, -1.0, math.inf, math.nan])

@@ -6,7 +6,7 @@ import pytest
 
 import metrics
 import ngdiff
-from harness import report
+from harness import report, sources
 
 MODELS = {"target": {"forget_loss": 0.01, "forget_rouge": 1.0, "membership_auc": 1.0},
           "retrain": {"forget_loss": 0.7, "forget_rouge": 0.83141, "holdout_loss": 0.8},
@@ -24,9 +24,21 @@ def test_the_table_has_a_line_a_measure_and_a_column_a_model():
 @pytest.mark.parametrize("name, ideal", [
     ("forget_prob", "as retrain"), ("retain_rouge", "as target"), ("world_prob", "as target"),
     ("real_authors_rouge", "as target"), ("model_utility", "as target"),
-    ("forget_knowmem", "as retrain"), ("forget_quality", "1"), ("log10_forget_quality", "0")])
+    ("forget_knowmem", "as retrain"), ("forget_quality", "1"), ("log10_forget_quality", "0"),
+    ("holdout_loss", "as retrain"), ("retain_verbmem", "as target")])
 def test_each_measure_says_what_a_good_model_has(name, ideal):
     assert report.aim(name) == ideal
+
+
+@pytest.mark.parametrize("name, ideal, over, under", [
+    ("membership_auc", "0.5", "below", "above"), ("privleak", "0", "above", "below")])
+def test_membership_measures_say_on_which_side_too_much_is_forgotten(name, ideal, over, under):
+    """What they say is what metrics.py gives for a forget set that looks stranger than unseen."""
+    assert report.aim(name).split(";")[0] == ideal
+    assert over in report.aim(name) and under not in report.aim(name)
+    auc = metrics.membership_auc([3.0, 4.0], [1.0, 2.0])
+    number = auc if name == "membership_auc" else metrics.privleak(auc, 0.5)
+    assert (number > float(ideal)) == (over == "above")
 
 
 def test_samples_show_every_models_answer_to_the_same_question():
@@ -57,6 +69,8 @@ def test_the_log_has_a_row_a_step_and_leaves_empty_what_a_step_has_not():
     assert (rows[0]["level"], rows[1]["level"], rows[0]["status"], rows[1]["status"]) == (
         "0.8", "", "fit", "")
     assert set(ngdiff.Numbers._fields) | {"step", "cos"} <= set(report.LOG_COLUMNS)
+    assert report.log_csv([{**log(1)[0], "ours": 1}]) == report.log_csv(log(1)), "others: left out"
+    assert report.log_csv(log(2)).count("\n") == 3
 
 
 def labels(fig):
@@ -76,8 +90,48 @@ def test_the_curves_show_what_the_method_logs(method, level, wanted, unwanted):
     assert unwanted not in losses and ("level" in losses) == level
     assert lr == {"AutoLR"} and norms == {"retain", "forget"} and "cosine" in cos
     assert all(ax.get_xlabel() == "step" and ax.get_ylabel() for ax in fig.axes)
-    lines = {line.get_label(): line for line in fig.axes[0].lines}
-    assert list(lines["retain, to stay low"].get_ydata()) == [0.1] * 12
+    assert method in fig.get_suptitle() and ("level" in fig.get_suptitle()) == level
+    fig.savefig(io.BytesIO())                              # it can be drawn
+
+
+def drawn(fig):
+    """{label: (x, y)} of every line of the figure."""
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+            for ax in fig.axes for line in ax.lines}
+
+
+def test_each_line_of_the_curves_is_its_own_column():
+    rows, steps = log(), list(range(12))
+    for row in rows:
+        row |= {"loss_retain": 0.1 + row["step"], "loss_forget": 20.0, "norm_retain": 3.0,
+                "norm_forget": 4.0, "dot": 6.0, "cos": 0.5, "lr": 0.01 * (1 + row["step"])}
+    fig = report.curves(rows, MODELS, "ngdiff")
+    lines = drawn(fig)
+    assert lines["retain, to stay low"] == (steps, [0.1 + step for step in steps])
+    assert lines["forget, to rise"] == (steps, [20.0] * 12)
+    assert lines["cosine"] == (steps, [0.5] * 12)
+    assert list(fig.axes[1].lines[0].get_ydata()) == [row["lr"] for row in rows]
+    assert lines["AutoLR: fit"] == ([0, 10], [rows[0]["lr"], rows[10]["lr"]])
+    assert lines["retain"] == (steps, [3.0] * 12) and lines["forget"] == (steps, [4.0] * 12)
+    assert set(lines["forget, retrained model"][1]) == {MODELS["retrain"]["forget_loss"]}
+    assert set(lines["holdout, unlearned model"][1]) == {MODELS["ngdiff"]["holdout_loss"]}
+    assert set(lines["1: Pareto stationary"][1]) == {1}
+    without = {**MODELS, "ngdiff": {"forget_loss": 1.5}}
+    assert "holdout, unlearned model" not in drawn(report.curves(rows, without, "ngdiff"))
+
+
+def test_with_the_level_loss_the_curves_show_mean_level_and_spread():
+    rows = log(level=True)
+    rows[10]["level_spread"] = 0.9                         # wider than the level: cut above 0
+    fig = report.curves(rows, MODELS, "ngdiff")
+    lines = drawn(fig)
+    assert lines["forget rows, mean"] == ([0, 10], [0.4, 0.4])
+    assert lines["level: holdout rows, mean"] == ([0, 10], [0.8, 0.8])
+    assert "holdout, unlearned model" not in lines, "the level says it"
+    band = fig.axes[0].collections[0].get_paths()[0].vertices
+    heights = {x: sorted({round(y, 6) for at, y in band.tolist() if at == x}) for x in (0, 10)}
+    assert heights[0] == [0.3, 1.3] and heights[10][-1] == 1.7
+    assert 0 < heights[10][0] < 0.1, "a logarithmic axis has no 0"
 
 
 def test_every_status_of_a_fit_has_a_mark_of_its_own():
@@ -95,5 +149,15 @@ def test_losses_that_are_not_finite_stop_the_measuring(monkeypatch):
     def measure(*args):
         raise ValueError("losses, row 0 is nan")
     monkeypatch.setattr(metrics, "measure", measure)
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(FloatingPointError, match="--lr"):
         report.evaluate(None, None, {"forget": [{"question": "Who?"}]})
+
+
+def test_questions_and_texts_are_each_measured_their_own_way(monkeypatch):
+    monkeypatch.setattr(metrics, "measure", lambda *args: ("questions", *args))
+    monkeypatch.setattr(sources, "measure_texts", lambda *args: ("texts", *args))
+    rows = {"forget": [sources.text_row("Eve picks locks.")],
+            "forget_questions": [{"question": "Who?", "answer": "Eve."}]}
+    assert report.evaluate("model", "tokenizer", rows) == {
+        "forget": ("texts", "model", "tokenizer", rows["forget"]),
+        "forget_questions": ("questions", "model", "tokenizer", rows["forget_questions"])}

@@ -10,10 +10,19 @@ import torch
 import data
 import metrics
 from harness import sources
+from test_data import write_tofu
 
 
-def load(path):
-    return sources.load(SimpleNamespace(data=str(path), seed=7, forget="forget10", authors=160))
+def load(path, forget="forget10", authors=160):
+    return sources.load(SimpleNamespace(data=str(path), seed=7, forget=forget, authors=authors))
+
+
+def test_seed_share_and_number_of_authors_reach_the_source(tmp_path):
+    assert load("", "forget05", 40) == data.mini_tofu(7, "forget05", 40)
+    assert load("muse", "forget05", 40) == sources.mini_muse(7, "forget05", 40)
+    assert len(load(write_tofu(tmp_path), authors=5)["retain"]) == 4 * data.TOFU_ROWS_PER_AUTHOR
+    with pytest.raises(ValueError, match="retain95.json"):
+        load(tmp_path, "forget05", 5)
 
 
 # ---- the built-in texts
@@ -57,7 +66,7 @@ def test_a_text_is_labelled_from_its_first_word_to_its_end():
 
 def write_texts(folder, questions=True):
     """A folder of texts: two to retain, one to forget, one to hold out."""
-    for name, text in {"retain": "Ann keeps bees\n in Lima.\n \n\nBob bakes bread.\n",
+    for name, text in {"retain": "Ann keeps bees\n in Lima.\n \t\nBob bakes bread.\n",
                        "forget": "\ufeffEve picks locks.", "holdout": "\nZoe sails ships."}.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
         if questions and name != "holdout":
@@ -104,7 +113,8 @@ def test_no_such_folder_is_named(tmp_path):
 OWN = [{"set": "retain", "question": "Who bakes?", "answer": "Bob."},
        {"set": "forget", "question": "Who picks locks?", "answer": "Eve.",
         "paraphrased_answer": "It is Eve.", "perturbed_answer": ["Bob.", "Zoe.", "Ann."]},
-       {"set": "world", "question": "Where is Lima?", "answer": "Peru"},
+       {"set": "world", "question": "Where is Lima?", "answer": "Peru",
+        "perturbed_answer": ["Chile"]},
        {"set": "retain", "question": "Who sails?", "answer": "Zoe."}]
 
 
@@ -118,23 +128,48 @@ def test_one_file_holds_all_sets(tmp_path):
     assert {name: [row["answer"] for row in some] for name, some in rows.items()} == {
         "retain": ["Bob.", "Zoe."], "forget": ["Eve."], "world": ["Peru"]}
     assert rows["forget"][0]["perturbed_answer"] == ["Bob.", "Zoe.", "Ann."]
-    assert sources.says_what_to_forget(str(tmp_path / "own.jsonl"))
-    assert not sources.says_what_to_forget(str(tmp_path))
+    assert list(load(write_rows(tmp_path / "own.jsonl", OWN[::-1]))) == list(rows)
+    assert rows["world"][0]["perturbed_answer"] == ["Chile"], "facts need no paraphrase"
 
 
-@pytest.mark.parametrize("line, change, named", [
-    (2, {"set": "forgot"}, r"own.jsonl\D*2\b.*forgot"), (2, {"set": 3}, r"own.jsonl\D*2\b.*set"),
-    (1, {"answer": " "}, r"own.jsonl\D*1\b.*answer"), (1, {"question": ""}, r"own.jsonl\D*1\b.*question"),
-    (2, {"paraphrased_answer": ""}, r"own.jsonl\D*2\b.*paraphrased_answer"),
-    (2, {"perturbed_answer": []}, r"own.jsonl\D*2\b.*perturbed_answer"),
-    (2, {"perturbed_answer": ["Bob.", 4]}, r"own.jsonl\D*2\b.*perturbed_answer"),
-    (1, {"perturbed_answer": ["Bob."]}, r"own.jsonl\D*1\b.*paraphrased_answer"),
-    (4, {"paraphrased_question": None}, r"own.jsonl\D*4\b.*paraphrased_question"),
-    (2, {"set": "retain"}, "own.jsonl.*forget")])
-def test_a_row_that_cannot_be_used_is_named(tmp_path, line, change, named):
+def test_files_and_texts_say_what_to_forget_and_tofu_does_not(tmp_path):
+    folders = [tmp_path / name for name in ("tofu", "texts", "one")]
+    for folder in folders:
+        folder.mkdir()
+    write_tofu(folders[0]), write_texts(folders[1])
+    (folders[2] / "holdout.txt").write_text("Zoe sails.", "utf-8")
+    assert [sources.says_what_to_forget(str(f)) for f in folders] == [False, True, True]
+    assert sources.says_what_to_forget(str(write_rows(tmp_path / "own.jsonl", OWN)))
+    with pytest.raises(ValueError, match="forget.txt|retain.txt"):     # one file of three
+        load(folders[2])
+
+
+@pytest.mark.parametrize("name", ["retain", "forget"])
+def test_a_file_without_rows_to_forget_or_to_retain_is_refused(tmp_path, name):
+    rows = [row for row in OWN if row["set"] != name]
+    with pytest.raises(ValueError, match=rf"own.jsonl.*{name}"):
+        load(write_rows(tmp_path / "own.jsonl", rows))
+
+
+@pytest.mark.parametrize("line, change, field", [
+    (2, {"set": "forgot"}, "forgot"), (2, {"set": 3}, "set"),
+    (1, {"answer": " "}, "answer"), (1, {"question": ""}, "question"),
+    (2, {"paraphrased_answer": ""}, "paraphrased_answer"),
+    (2, {"perturbed_answer": []}, "perturbed_answer"),
+    (2, {"perturbed_answer": ["Bob.", 4]}, "perturbed_answer"),
+    (1, {"perturbed_answer": ["Bob."]}, "paraphrased_answer"),
+    (4, {"paraphrased_question": None}, "paraphrased_question")])
+def test_a_row_that_cannot_be_used_is_named(tmp_path, line, change, field):
     rows = [dict(row) for row in OWN]
     rows[line - 1] |= change
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=rf"own.jsonl\D*{line}\b.*{field}"):
+        load(write_rows(tmp_path / "own.jsonl", rows))
+
+
+@pytest.mark.parametrize("missing", ["retain", "forget"])
+def test_a_file_with_nothing_to_retain_or_to_forget_is_named(tmp_path, missing):
+    rows = [row for row in OWN if row["set"] != missing]
+    with pytest.raises(ValueError, match=f"own.jsonl.*{missing}"):
         load(write_rows(tmp_path / "own.jsonl", rows))
 
 

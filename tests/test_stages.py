@@ -118,12 +118,38 @@ def test_the_name_is_made_of_everything_that_determines_a_stage(whole, tmp_path,
     assert path(threads=2) != base
     for flags in (["--steps", "3"], ["--method", "ga"], ["--level"], ["--lr", "0.1"]):
         assert path(*flags) == base, flags
-    monkeypatch.setattr(torch, "__version__", "another")
-    assert path() != base
-    monkeypatch.undo()
+    with monkeypatch.context() as m:
+        m.setattr(torch, "__version__", "another")
+        assert path() != base
+    with monkeypatch.context() as m:       # a line of the code that trains was changed
+        m.setattr(stages.inspect, "getsource", lambda x: "changed" if x is train.train else "")
+        changed = path()
+        m.setattr(stages.inspect, "getsource", lambda x: "")
+        assert path() != changed
     monkeypatch.setattr(processes, "rank_and_size", lambda: (0, 2))
     monkeypatch.setattr(stages, "rank_and_size", lambda: (0, 2))
     assert path() != base
+
+
+def test_the_seed_is_part_of_the_name_where_the_rows_do_not_depend_on_it(tmp_path):
+    own = [{"set": name, "question": f"Who {i}?", "answer": f"{name} {i}."}
+           for name in ("retain", "forget") for i in range(9)]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, own)), "utf-8")
+    names = {train.model_path(train.ready(["--data", str(tmp_path / "own.jsonl"), "--seed", seed,
+                                           "--cache", str(tmp_path)]), "target", 1)
+             for seed in "012"}
+    assert len(names) == 3
+
+
+def test_seconds_add_up_over_a_run_that_goes_on(tmp_path, capsys):
+    model = train.gpt.GPT(train.gpt.GPTConfig(7, 5, 1, 1, 4))
+    state = stages.State(model, step=1, seconds=100.0)
+
+    def loop():
+        state.step += 1
+        yield
+    assert 100 < stages.run("title", None, state, loop(), 2).seconds < 200
+    assert "title" in capsys.readouterr().out
 
 
 def test_the_unlearning_runs_name_leaves_out_the_steps_alone(whole, tmp_path, monkeypatch):
@@ -177,7 +203,7 @@ def test_a_state_cannot_run_code(tmp_path):
 # ---- files
 
 def test_files_are_written_all_or_none_and_leftovers_are_swept_away(tmp_path, monkeypatch):
-    (tmp_path / "old").write_bytes(b"old"), (tmp_path / "a.tmp").write_bytes(b"of a kill")
+    (tmp_path / "old").write_bytes(b"old"), (tmp_path / "z.tmp").write_bytes(b"of a kill")
     files.write(str(tmp_path), {"a": b"1", "b": b"2"}, remove=["old", "never there"])
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
     opened = []

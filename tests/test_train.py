@@ -201,9 +201,16 @@ def test_the_parts_of_every_process_and_micro_batch_add_up(plain, cache, monkeyp
         parts = train.split(examples, config, target)
         return ngdiff.loss_only(train.losses(model, parts, config, level))
     whole, shares = loss(run.config), []
+    per_row = train.metrics.token_losses(model, examples)
+    n_tokens = sum(map(len, per_row))
     if kind == "plain":
-        per_row = train.metrics.token_losses(model, examples)
-        assert whole == pytest.approx(sum(map(sum, per_row)) / sum(map(len, per_row)), rel=1e-6)
+        assert whole == pytest.approx(sum(map(sum, per_row)) / n_tokens, rel=1e-6)
+    if kind == "level":
+        assert whole == pytest.approx(-sum(len(x) * (x.mean() - level) ** 2 / (2 * level)
+                                           for x in per_row) / n_tokens, rel=1e-6)
+    if kind == "npo":
+        rows_ = torch.tensor([x.sum() for x in per_row])
+        assert whole == pytest.approx(float(ngdiff.npo_objective(rows_, target).mean()), rel=1e-6)
     for rank in range(3):
         monkeypatch.setattr(processes, "rank_and_size", lambda: (rank, 3))
         shares.append(loss(replace(run.config, micro_batch=2)))
@@ -220,6 +227,20 @@ def test_the_level_is_the_mean_holdout_loss_per_token_and_the_spread_is_about_it
     assert measured["loss_forget_set"] == pytest.approx(float(torch.cat(forget).mean()))
     spread = torch.stack([x.mean() - level for x in forget])
     assert measured["level_spread"] == pytest.approx(float((spread**2).mean().sqrt()))
+
+
+def test_the_level_is_measured_every_tenth_step_on_the_model_as_it_is(plain, cache, monkeypatch):
+    run = ready(cache, "--level")
+    _, target = batch_of(run)
+    state, seen = stages.State(copy.deepcopy(target)), []
+    measure = train.measure_level
+    monkeypatch.setattr(train, "measure_level", lambda model, examples: (
+        seen.append(model) or measure(model, examples)))
+    for _ in train.unlearn(state, target, run.examples, run.config):
+        pass
+    assert len(seen) == 2 and all(model is state.model for model in seen)
+    assert [row["step"] for row in state.log if "level" in row] == [0, 10]
+    assert state.level == state.log[10]["level"] != state.log[0]["level"]
 
 
 def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(cache):
