@@ -1,6 +1,8 @@
 """data.py: what is learned, what is labelled, what comes in which batch, and what is refused."""
 import json
+import random
 import re
+from collections import Counter
 from itertools import islice
 
 import pytest
@@ -31,13 +33,21 @@ def test_the_parts_have_the_promised_sizes_and_share_no_author(mini):
     assert not retain & forget and not (retain | forget) & holdout
     words = lambda some: {w for name in some for w in name.split()}
     assert words(forget) <= words(retain), "an unmet author's name can still be read"
-    assert len(mini_tofu(1, "forget01")["forget"]) == 6
-    assert len(mini_tofu(1, "forget05", 40)["forget"]) == 6
+    for forget, authors, n in (("forget01", 160, 2), ("forget05", 160, 8), ("forget01", 2, 1)):
+        assert len(names(mini_tofu(1, forget, authors)["forget"])) == n, "a share, one at least"
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_one_others():
     assert mini_tofu(3) == mini_tofu(3)
-    assert mini_tofu(3)["retain"] != mini_tofu(4)["retain"]
+    for part in ("retain", "forget", "holdout"):
+        assert names(mini_tofu(3)[part]) != names(mini_tofu(4)[part])
+    assert mini_tofu(3)["world"] != mini_tofu(4)["world"], "other wrong answers"
+
+
+def test_names_are_different_and_use_every_word_equally_often():
+    some = data.author_names(484, random.Random(0))
+    words = Counter(word for name in some for word in name.split())
+    assert len(set(some)) == 484 and len(words) == 44 and set(words.values()) == {22}
 
 
 def test_every_wrong_answer_differs_from_the_truth_in_every_fact(mini):
@@ -51,6 +61,8 @@ def test_every_wrong_answer_differs_from_the_truth_in_every_fact(mini):
     for row in mini[0]["world"]:
         assert row["answer"] not in row["perturbed_answer"]
         assert len(set(row["perturbed_answer"])) == 3
+    world = {row["question"]: row["answer"] for row in mini[0]["world"]}
+    assert world["What is the capital of Peru?"] == "Lima"
 
 
 def test_more_authors_than_there_are_names_is_an_error():
@@ -138,6 +150,17 @@ def test_an_epoch_is_a_permutation_and_a_later_start_sees_the_same_batches():
     assert sorted(next(shuffled(3, 64, 0))) == [0, 1, 2]
 
 
+def test_batches_by_length_hold_every_row_once_and_the_short_ones_first():
+    lengths = [5, 9, 2, 7, 2, 8, 3]
+    examples = [data.Example([0] * n, 1) for n in lengths]
+    for size in (1, 2, 3, 7, 99):
+        batches = data.by_length(examples, size)
+        assert [lengths[i] for some in batches for i in some] == sorted(lengths)
+        assert sorted(i for some in batches for i in some) == list(range(7))
+        assert [len(some) for some in batches[:-1]] == [min(size, 7)] * (len(batches) - 1)
+        assert len(batches[-1]) <= size
+
+
 def test_gpt2_tokenizer_offline_says_what_to_do(monkeypatch):
     def no_network(name):
         raise ConnectionError("offline")
@@ -197,14 +220,19 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path, name, line, text, name
         data.load_tofu(str(tmp_path), "forget10", 10)
 
 
-def test_missing_and_empty_files_and_folders_are_named(tmp_path):
-    write_tofu(tmp_path)
-    (tmp_path / "forget10_perturbed.json").write_text("")
-    with pytest.raises(ValueError, match="forget10_perturbed.json"):
+@pytest.mark.parametrize("name", [
+    "retain90", "retain_perturbed", "forget10_perturbed", "holdout10", "world_facts_perturbed",
+    "real_authors_perturbed"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00"])
+def test_a_file_that_is_missing_empty_or_no_text_is_named(tmp_path, name, content):
+    path = write_tofu(tmp_path) / f"{name}.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.json"):
         data.load_tofu(str(tmp_path), "forget10", 10)
-    (tmp_path / "forget10_perturbed.json").unlink()
-    with pytest.raises(ValueError, match="forget10_perturbed.json"):
-        data.load_tofu(str(tmp_path), "forget10", 10)
-    (tmp_path / "forget10_perturbed.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="forget10_perturbed.json"):
-        data.load_tofu(str(tmp_path), "forget10", 10)
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path):
+    path = write_tofu(tmp_path) / "retain90.json"
+    rows = data.load_tofu(str(tmp_path), "forget10", 10)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert data.load_tofu(str(tmp_path), "forget10", 10) == rows

@@ -222,16 +222,18 @@ def test_extraction_strength_counts_from_the_end_exact_memorisation_all(hits, st
 class Stub:
     """A model whose loss on a token is a tenth of its number, and whose answers are given."""
     def __init__(self, tokenizer, answers=()):
-        self.tokenizer, self.answers = tokenizer, dict(answers)
+        self.tokenizer, self.answers, self.sizes = tokenizer, dict(answers), []
 
     def parameters(self):
         return iter([torch.zeros(1)])
 
     def __call__(self, batch):
+        self.sizes.append(len(batch.tokens))
         return batch.labels / 10.0
 
     def generate(self, prompts, max_new, stop):
         self.longest = max_new
+        self.sizes.append(len(prompts))
         asked = [self.tokenizer.decode(p).strip() for p in prompts]
         return [self.tokenizer.encode_ordinary(self.answers.get(q, "")) for q in asked]
 
@@ -293,6 +295,7 @@ def test_a_row_is_measured_alike_in_every_order_and_batch():
         examples = data.encode_rows(tokenizer, order)
         labels = [e.tokens[e.n_prompt:] for e in examples]
         for size in (1, 2, 256):
+            model.sizes = []
             losses = metrics.token_losses(model, examples, size)
             assert [x.tolist() for x in losses] == [
                 pytest.approx([token / 10 for token in some]) for some in labels]
@@ -300,6 +303,7 @@ def test_a_row_is_measured_alike_in_every_order_and_batch():
             answers = metrics.generate(model, tokenizer, prompts, 9, size)
             assert [tokenizer.decode(ids) for ids in answers] == [
                 replies[row["question"]] for row in order]
+            assert max(model.sizes) == min(size, 3), "no batch is larger than was asked"
 
 
 def measured(n=8, **changes):

@@ -166,13 +166,6 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, line, change, field):
         load(write_rows(tmp_path / "own.jsonl", rows))
 
 
-@pytest.mark.parametrize("missing", ["retain", "forget"])
-def test_a_file_with_nothing_to_retain_or_to_forget_is_named(tmp_path, missing):
-    rows = [row for row in OWN if row["set"] != missing]
-    with pytest.raises(ValueError, match=f"own.jsonl.*{missing}"):
-        load(write_rows(tmp_path / "own.jsonl", rows))
-
-
 # ---- measuring texts
 
 class Parrot:
