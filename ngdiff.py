@@ -24,7 +24,7 @@ mode (AutoLR compares losses, so dropout must be off), then:
         ngdiff.step(lambda: loss(retain), lambda: loss(forget), model.parameters(), state)
 
 A loss is a function without arguments that returns a scalar tensor, or a list of such functions
-whose values add up to it: micro-batches, each a sum divided by the size of the whole batch.
+whose values add up to it: micro-batches, each a sum divided by the whole batch's size.
 """
 import math
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class State:
 
 
 class Numbers(NamedTuple):
-    """What one step saw and did. A method sees the first five; None: not known, or no fit."""
+    """What one step saw and did. None: not known yet, or AutoLR made no fit."""
     loss_retain: float     # before the step
     loss_forget: float
     norm_retain: float
@@ -77,20 +77,22 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, prob
          total=None):
     """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
-    retain, forget: the losses, as the top of this file says. They must be deterministic. params:
-    any iterable; those that require no gradient are left alone. state: a State, brought up to date.
-    method, c: see `coefficients`. lazy: AutoLR fits at each lazy-th step; 0: lr is fixed.
+    retain, forget: the losses, as the top of this file says; called twice, each gives the same
+    value. params: any iterable; a parameter that requires no gradient stays as it is. state: a
+    State, updated. method, c: see `coefficients`. lazy: AutoLR fits every `lazy` steps; 0: never,
+    as it should be for other methods than ngdiff. Enter autocast inside a loss, not around step.
     probe_on: another retain loss for AutoLR to look at (a second batch; or the same one in float32
     where the passes run in bfloat16, too coarse for the fit).
     total: for several processes, each with its share of every loss: total(tensors) must sum each
     tensor of the list over the processes, in place. All losses and gradients go through it.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
-    gradient is not finite, ValueError for what `movable` or `autolr` refuses; then nothing moved.
-    The parameters' .grad is overwritten and emptied. A probe would move BatchNorm's statistics.
-    Cost: a forward and a backward pass on each loss; two more forward passes on retain a fit.
+    gradient is not finite, ValueError for what `movable` or `autolr` refuses. If it raises, no
+    parameter has changed. The parameters' .grad is overwritten and emptied. In train mode the
+    probes would also change BatchNorm's statistics. Cost: a forward and a backward pass on each
+    loss, and two more forward passes on retain for each fit.
     """
-    params = movable(params)
+    params, retain, forget = movable(params), as_list(retain), as_list(forget)
     loss_retain, grad_retain = loss_and_grad(retain, params, total)
     loss_forget, grad_forget = loss_and_grad(forget, params, total)
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
@@ -116,7 +118,7 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, prob
 def movable(params):
     """The parameters that require a gradient, as a list. ValueError if there are none, or if they
     are not all on one device and float32 or float64: in less, a step is lost in rounding."""
-    params = [p for p in params if p.requires_grad]
+    params = [p for p in dict.fromkeys(params) if p.requires_grad]     # each once
     found = sorted({f"{p.dtype} on {p.device}" for p in params})
     if not params or len({p.device for p in params}) > 1 or \
             {p.dtype for p in params} - {torch.float32, torch.float64}:
@@ -162,7 +164,10 @@ def loss_only(losses, total=None):
 
 
 def as_list(losses):
-    return [losses] if callable(losses) else losses
+    losses = [losses] if callable(losses) else list(losses)
+    if not losses:
+        raise ValueError("a loss is an empty list of functions (or an iterator already used up)")
+    return losses
 
 
 def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
@@ -242,8 +247,8 @@ def npo_objective(loss_rows, loss_rows_target, beta=0.1):
     """What negative preference optimization raises in L_F's place (Zhang et al. 2024).
 
     loss_rows, loss_rows_target (B,): each row's summed loss in nats, under the model and under
-    the frozen target model. Returns (B,): the batch's objective is their mean. It levels off as a
-    row's loss passes the target's, which tames gradient ascent.
+    the frozen target model. Returns (B,): the batch's objective is their mean. As a row's loss
+    passes the target's, its gradient fades, unlike gradient ascent's.
     """
     # (2 / beta) log sigma(beta (l(x) - l_target(x)))
     return 2 / beta * torch.nn.functional.logsigmoid(beta * (loss_rows - loss_rows_target))
@@ -254,10 +259,10 @@ def level_objective(loss_rows, n_tokens, level):
 
     loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; level: the mean
     loss of rows that were never seen, nats per token. Returns (B,): the batch's objective is their
-    sum over its tokens. The gradient is gradient ascent on each row with a weight of 1 - l/level,
-    l the row's mean loss: 1 for a row known by heart, 0 at the level, negative beyond it.
+    sum divided by its number of answer tokens. Its gradient is that of L_F with each row weighted
+    by 1 - l/level, l the row's mean loss: 1 if known by heart, 0 at the level, negative beyond.
     """
-    # -n_x (l(x) - B)^2 / (2 B),  l(x) = loss_rows / n_x,  B = level
+    # -n_x (l(x) - level)^2 / (2 level),  l(x) = loss_rows / n_x
     return -n_tokens * (loss_rows / n_tokens - level)**2 / (2 * level)
 
 
@@ -288,9 +293,10 @@ def adam_direction(d, m, v, step, beta1=0.9, beta2=0.999, eps=1e-8):
 def parabola(loss_minus, loss_0, loss_plus, lr):
     """(slope, curvature) of L_R along d, from three losses ("Algorithm 1").
 
-    loss_plus = L_R(theta - lr d), a step ahead; loss_minus = L_R(theta + lr d), a step back.
-    slope = g_R.d in nats per unit of lr: how fast L_R falls ahead, so it is positive where a step
-    helps. curvature = d.H_R d. Both are exact where L_R is quadratic, elsewhere off by O(lr^2).
+    loss_plus = L_R(theta - lr d), a step ahead; loss_minus = L_R(theta + lr d), a step back. So
+    L_R(theta - lr d) = loss_0 - slope lr + curvature lr^2 / 2, lowest at slope / curvature.
+    slope = g_R.d (nats per unit of lr) is positive where a step lowers L_R; curvature = d.H_R d,
+    H_R the Hessian. Both are exact where L_R is quadratic, elsewhere off by O(lr^2).
     """
     slope = (loss_minus - loss_plus) / (2 * lr)
     curvature = (loss_plus - 2 * loss_0 + loss_minus) / lr**2
@@ -344,13 +350,13 @@ def fit_lr(losses, params, d, loss_0, lr, total=None):
     slope, curvature = parabola(loss_minus, loss_0, loss_plus, lr)
     if not math.isfinite(slope + curvature):
         return Fit("not finite", lr, slope, curvature, low)
-    # A loss is a difference of logits of order 1 and more, so its rounding error is eps times
-    # that, even where the loss itself is tiny. A second difference below it is noise.
+    # A loss comes from logits of size 1 and more, so it carries an error of about eps, even where
+    # it is tiny itself. A smaller second difference is noise.
     noise = 4 * torch.finfo(params[0].dtype).eps * max(1.0, abs(loss_minus), abs(loss_plus))
     if curvature * lr**2 <= noise:
         return Fit("no convexity", lr, slope, curvature, high)
     if slope <= 0:
-        # NGDiff's slope is ||g_R|| (1 - cos) >= 0: the probes reach past where that holds.
+        # NGDiff's exact slope, ||g_R|| (1 - cos), is never negative: the probes were too far off.
         return Fit("no descent", lr, slope, curvature, low)
     best = slope / curvature                                 # eta* = (g_R . d) / (d . H_R d)
     return Fit("fit", lr, slope, curvature, min(max(best, low), high))

@@ -59,7 +59,7 @@ class Config:
     optimizer: str = flag("sgd", "apply d itself, or Adam's preconditioning of it",
                           choices=("sgd", "adam"))
     lr: float = flag(0.0, "learning rate: AutoLR's first guess, or the fixed one; "
-                     "default: the method's, see RATES")
+                     "default: the method's (RATES in harness/flags.py)")
     autolr: bool = flag(True, "fit the learning rate (default: with ngdiff alone)")
     lazy: int = flag(10, "AutoLR fits at every so many steps")
     steps: int = flag(80, "unlearning steps")
@@ -86,7 +86,7 @@ class Part(NamedTuple):
 
 
 def split(examples, config, loss_target=None):
-    """A batch as Parts of config.micro_batch rows. Of several processes each gets every n-th row.
+    """A batch as Parts of config.micro_batch rows. Each of n processes takes every n-th row.
     Rows of one length go together: less padding, and a working set nearer to a CPU's caches."""
     n_tokens, n_rows = sum(len(e.tokens) - e.n_prompt for e in examples), len(examples)
     rank, n = processes.rank_and_size()
@@ -264,8 +264,8 @@ def model_path(run, title, threads):
 
 
 def trained(run, title, path):
-    """The State of the target or the retrain model: read from `path`, trained as far as it is not
-    there."""
+    """The State of the target or the retrain model: read from `path`, and trained as far as it
+    still has to be."""
     examples, model = run.learned[title], copy.deepcopy(run.initial)
     state = stages.load(path, model) or stages.State(model)
     loop = train(state, examples, run.config)
@@ -273,7 +273,7 @@ def trained(run, title, path):
 
 
 def train_one(config, title, path):
-    """`trained`, in a process of its own, for its file."""
+    """`trained`, in a process of its own: what counts is the file that it writes."""
     trained(prepare(config), title, path)
 
 
@@ -281,10 +281,10 @@ def both_models(run):
     """{"target": State, "retrain": State}: from the cache, or trained side by side with half of the
     threads each; on a GPU, or where processes share every batch, one after the other."""
     threads = torch.get_num_threads()
-    together = run.config.device == "cuda" or processes.rank_and_size()[1] > 1
-    half = threads if together else max(1, threads // 2)
+    one_by_one = run.config.device == "cuda" or processes.rank_and_size()[1] > 1
+    half = threads if one_by_one else max(1, threads // 2)
     paths = {title: model_path(run, title, half) for title in run.learned}
-    jobs = [(run.config, title, path) for title, path in paths.items() if not together and
+    jobs = [(run.config, title, path) for title, path in paths.items() if not one_by_one and
             stages.steps_done(path) < training_steps(run.learned[title], run.config)]
     for _ in processes.side_by_side(train_one, jobs, min(2, threads), half):
         pass
@@ -292,8 +292,8 @@ def both_models(run):
 
 
 def unlearned(run, target):
-    """The State of the run that the flags describe, from the cache as far as it is there. Its name
-    leaves out the number of steps: step t does not depend on it."""
+    """The State of the run that the flags describe: read from the cache, and made as far as it is
+    missing. Its name leaves out the number of steps, on which step t does not depend."""
     config, threads = run.config, torch.get_num_threads()
     settings = {k: getattr(config, k) for k in ("method", "level", "c", "optimizer", "lr", "autolr",
                                                 "lazy", "batch")}

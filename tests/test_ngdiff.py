@@ -614,3 +614,15 @@ def test_only_a_fit_settles_and_only_within_15_per_cent(monkeypatch):
     seen = []
     lr, fits = ngdiff.autolr(None, [], [], 0.0, 1.0)
     assert len(fits) == 1 and lr == 1.01 and fits[0].status == "no descent"
+
+
+def test_a_parameter_given_twice_moves_once_and_a_generator_of_losses_is_not_used_up():
+    results = []
+    for twice in (False, True):
+        model, L_R, L_F = linear()
+        params = [*model.parameters()] * (1 + twice)
+        retain = (loss for loss in [L_R]) if twice else [L_R]
+        results.append(ngdiff.step(retain, L_F, params, ngdiff.State()))
+    assert results[0] == results[1]
+    with pytest.raises(ValueError):
+        ngdiff.step([], L_F, params, ngdiff.State())

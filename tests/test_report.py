@@ -18,6 +18,7 @@ def test_the_table_has_a_line_a_measure_and_a_column_a_model():
     assert lines[0].split() == ["target", "retrain", "ngdiff", "ideal"]
     assert lines[2].split() == ["forget_rouge", "1", "0.8314", "0.8", "as", "retrain"]
     assert lines[3].split()[:5] == ["membership_auc", "1", "-", "-", "0.5;"]
+    assert lines[4].split()[:4] == ["holdout_loss", "-", "0.8", "0.9"], "the target has none"
     assert "ideal" not in report.table(MODELS, aims=False)
 
 
@@ -44,9 +45,9 @@ def test_membership_measures_say_on_which_side_too_much_is_forgotten(name, ideal
 def test_samples_show_every_models_answer_to_the_same_question():
     of = lambda *answers: {"forget": {"prompts": ["Who?", "Where?"], "gold": ["Eve.", "Lima."],
                                       "answers": list(answers)}}
-    text = report.samples({"target": of("Eve.", "Lima."), "ngdiff": of("Bob.", "Oslo.")}, "forget")
+    text = report.samples({"target": of("Eva.", "Lima."), "ngdiff": of("Bob.", "Oslo.")}, "forget")
     assert [line.strip() for line in text.splitlines()] == [
-        "[forget] Who?", "gold: Eve.", "target: Eve.", "ngdiff: Bob.",
+        "[forget] Who?", "gold: Eve.", "target: Eva.", "ngdiff: Bob.",
         "[forget] Where?", "gold: Lima.", "target: Lima.", "ngdiff: Oslo."]
     assert "Where" not in report.samples({"target": of("Eve.", "Lima.")}, "forget", 1)
 
