@@ -47,10 +47,11 @@ def aim(name):
 def table(models, aims=True):
     """The results as text: one line a measure, one column a model, and what a good model has."""
     keys = list(dict.fromkeys(k for m in models.values() for k in m))
-    lines = [f"{'':22}" + "".join(f"{name:>12}" for name in models) + "    ideal" * aims]
+    width = max(22, *map(len, keys))
+    lines = [f"{'':{width}}" + "".join(f"{name:>12}" for name in models) + "    ideal" * aims]
     for k in keys:
         cells = (f"{m[k]:12.4g}" if k in m else f"{'-':>12}" for m in models.values())
-        lines.append(f"{k:22}" + "".join(cells) + f"    {aim(k)}" * aims)
+        lines.append(f"{k:{width}}" + "".join(cells) + f"    {aim(k)}" * aims)
     return "\n".join(lines)
 
 

@@ -103,6 +103,28 @@ def test_a_word_of_the_data_is_one_token_and_the_end_is_its_own(mini):
     assert tokenizer.eot_token not in tokenizer.encode_ordinary(END)
 
 
+def test_the_vocabulary_is_bytes_then_the_datas_pieces_in_order_then_the_end():
+    rows = [{"question": "Who bakes?", "answer": "Zoe bakes."}]
+    tokenizer = word_tokenizer({"retain": rows, "holdout": [{"question": "", "answer": "Yes"}]})
+    pieces = [b" Yes", b" Zoe", b" bakes", b"Who"]            # those of one byte are there already
+    ids = range(256, tokenizer.eot_token)
+    assert [tokenizer.decode_single_token_bytes(i) for i in ids] == pieces
+    assert tokenizer.n_vocab == 256 + len(pieces) + 1
+
+
+def test_the_longest_row_is_looked_for_among_all_questions_and_answers(mini):
+    row = {"question": "Who?", "answer": "Bob."}
+    size = lambda **fields: data.longest_row(
+        mini[1], {"world": [row], "forget": [row, row | fields]})
+    assert size() == (len(encode(mini[1], "Who?", "Bob.").tokens), "world row 1")
+    for fields in ({"answer": "in " * 30}, {"paraphrased_answer": "in " * 30}, {
+            "perturbed_answer": ["Zoe.", "in " * 30]}, {"paraphrased_question": "in " * 30}):
+        length, where = size(**fields)
+        assert where == "forget row 2" and length > 30
+    both = size(paraphrased_question="in " * 30, perturbed_answer=["in " * 20])
+    assert both[0] == len(encode(mini[1], "in " * 30, "in " * 20).tokens)
+
+
 def test_a_paraphrased_question_asks_the_same_in_words_that_are_known(mini):
     rows, tokenizer = mini
     for part in ("retain", "forget", "holdout"):
@@ -120,6 +142,9 @@ def test_only_the_answer_and_its_end_are_labelled(mini):
     first = batch.positions[0].item()
     assert tokenizer.decode(batch.tokens[0, :first + 1].tolist()) == row["question"] + "\n"
     assert batch.positions.tolist() == list(range(first, first + len(batch.labels)))
+    alone = encode(tokenizer, "", "Lisbon")
+    assert alone == ([tokenizer.eot_token] + tokenizer.encode_ordinary(" Lisbon") +
+                     [tokenizer.eot_token], 1), "without a question, the end of another text"
 
 
 def test_a_batch_is_its_rows_padded_on_the_right(mini):
@@ -197,6 +222,12 @@ def test_tofu_is_cut_to_the_first_authors_and_measured_where_it_can_be(tmp_path)
     assert got["retain"][0]["paraphrased_answer"] == "retained 0 it is."
     with pytest.raises(ValueError, match="--authors 20.*retain90.json"):
         data.load_tofu(str(tmp_path), "forget10", 20)
+    whole = data.load_tofu(str(write_tofu(tmp_path, 20)), "forget10", 20)
+    half = data.load_tofu(str(tmp_path), "forget10", 10)
+    assert [len(half[name]) for name in ("retain", "forget", "holdout")] == [180, 20, 20]
+    assert all(half[name] == whole[name][:len(half[name])] for name in half)
+    with pytest.raises(ValueError, match="retain95.json"):
+        data.load_tofu(str(tmp_path), "forget05", 20)
 
 
 @pytest.mark.parametrize("name, line, text, named", [
@@ -209,7 +240,14 @@ def test_tofu_is_cut_to_the_first_authors_and_measured_where_it_can_be(tmp_path)
     ("retain90", 1, '{"question": "q", "answer": " "}', r"retain90.json\D*1\b.*answer"),
     ("retain90", 5, '["a", "list"]', r"retain90.json\D*5\b.*question"),
     ("retain90", 5, '{"question": 3, "answer": "a"}', r"retain90.json\D*5\b.*question"),
+    ("retain90", 5, '{"question": ["q"], "answer": "a"}', r"retain90.json\D*5\b.*question"),
     ("retain90", 7, "", r"retain90.json\D*7\b"),
+    ("forget10_perturbed", 2, '{"question": "q", "answer": "a", "perturbed_answer": ["b", " "]}',
+     r"forget10_perturbed.json\D*2\b.*perturbed_answer"),
+    *[(name, 2, '{"question": "q", "answer": "a"}', rf"{name}.json\D*2\b.*perturbed_answer")
+      for name in ("retain_perturbed", "world_facts_perturbed", "real_authors_perturbed")],
+    ("retain_perturbed", 3, '{"question": "q", "answer": "a", "perturbed_answer": ["b"]}',
+     r"retain_perturbed.json\D*3\b.*paraphrased_answer"),
 ])
 def test_a_broken_row_is_named_by_file_and_line(tmp_path, name, line, text, named):
     path = write_tofu(tmp_path) / f"{name}.json"

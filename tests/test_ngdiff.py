@@ -108,6 +108,12 @@ def test_micro_batches_add_up_in_one_gradient_and_leave_none_behind():
     assert torch.allclose(grad, 6 * x) and float(loss) == pytest.approx(3 * (x @ x).item())
 
 
+def test_a_loss_that_is_only_looked_at_makes_no_graph():
+    x, grad_modes = torch.ones(2, requires_grad=True), []
+    parts = [lambda: grad_modes.append(torch.is_grad_enabled()) or x.sum()] * 2
+    assert ngdiff.loss_only(parts) == 4 and grad_modes == [False, False]
+
+
 def test_the_five_numbers_of_tensors_larger_than_a_piece():
     g = [torch.randn(2**20 + 3), torch.randn(4, 3)], [torch.randn(2**20 + 3), torch.randn(4, 3)]
     five = ngdiff.five_numbers(1.0, g[0], 2.0, g[1])
@@ -196,6 +202,7 @@ def test_reasons_for_having_no_direction_are_told_apart():
         with pytest.raises(ngdiff.Stationary):
             coefficients("lossnorm", Numbers(loss_R, loss_F, 1, 1, 0))
     assert coefficients("ngdiff", Numbers(1, 1, 2.0, 4.0, -8.0)) == (0.5, 0.25), "opposite is fine"
+    assert coefficients("ngdiff", Numbers(1, 1, 1.0, 1.0, 1 - 1e-9)) == (1, 1), "nearly alike too"
     assert Numbers(1, 1, 0.0, 1.0, 0.0).cos == 0
 
 

@@ -20,6 +20,8 @@ def test_the_table_has_a_line_a_measure_and_a_column_a_model():
     assert lines[3].split()[:5] == ["membership_auc", "1", "-", "-", "0.5;"]
     assert lines[4].split()[:4] == ["holdout_loss", "-", "0.8", "0.9"], "the target has none"
     assert "ideal" not in report.table(MODELS, aims=False)
+    long = {name: {**m, "real_authors_truth_ratio": 0.5} for name, m in MODELS.items()}
+    assert len({len(line) for line in report.table(long, aims=False).splitlines()}) == 1, "aligned"
 
 
 @pytest.mark.parametrize("name, ideal", [
