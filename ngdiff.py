@@ -70,7 +70,8 @@ class Numbers(NamedTuple):
     @property
     def cos(self):
         """Cosine of the angle between g_R and g_F; 0 where one of them is zero."""
-        return self.dot / (self.norm_retain * self.norm_forget) if self.dot else 0.0
+        product = self.norm_retain * self.norm_forget
+        return self.dot / product if product else 0.0
 
 
 def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, probe_on=None,
@@ -93,6 +94,7 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, prob
     loss, and two more forward passes on retain for each fit.
     """
     params, retain, forget = movable(params), as_list(retain), as_list(forget)
+    probe_on = None if probe_on is None else as_list(probe_on)
     loss_retain, grad_retain = loss_and_grad(retain, params, total)
     loss_forget, grad_forget = loss_and_grad(forget, params, total)
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
@@ -212,7 +214,7 @@ def coefficients(method, numbers, c=0.5):
     """
     loss_R, loss_F, norm_R, norm_F, dot = numbers[:5]
     if method == "ngdiff":
-        if not (norm_R and norm_F):
+        if min(norm_R, norm_F) < 1e-38:      # 1 / norm would be infinite in float32
             raise Stationary(f"norm_retain {norm_R:.6g}, norm_forget {norm_F:.6g}: a gradient of 0 "
                              "has no direction")
         if numbers.cos > 1 - 1e-15:          # what float64 leaves of 1 - cos
@@ -223,7 +225,7 @@ def coefficients(method, numbers, c=0.5):
     if method in ("ga", "retain"):
         return (0.0, 1.0) if method == "ga" else (1.0, 0.0)
     if method == "lossnorm":
-        if min(loss_R, loss_F) <= 0:
+        if min(loss_R, loss_F) < 1e-38:
             raise Stationary(f"lossnorm divides by the losses, {loss_R:.6g} and {loss_F:.6g}")
         return 1 / loss_R, 1 / loss_F
     if method == "pcgrad":

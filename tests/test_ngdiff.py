@@ -298,10 +298,15 @@ def test_a_fit_says_what_it_saw():
     assert (hill.status, hill.lr) == ("no convexity", pytest.approx(0.2))
     wild = fit(lambda x: x + torch.where(x < 0, math.inf, 0.0))
     assert (wild.status, wild.lr) == ("not finite", pytest.approx(0.05))
+    assert fit(lambda x: x + torch.where(x > 0, math.inf, 0.0)).status == "not finite", "behind too"
     # a second difference of 2e-7 beside 1: rounding in float32, a curvature in float64
     bent = lambda x: 1 + torch.where(x == 0, 0.0, 1e-7).double() - 1e-9 * x.double()
     assert fit(bent, dtype=torch.float32).status == "no convexity"
     assert fit(bent, dtype=torch.float64).status == "no descent"
+    # what rounding leaves grows with the loss, but does not shrink below that of logits near 1
+    for size, bend in ((1e6, 2.5e-10), (0.0, 1e-16)):
+        found = fit(lambda x: size + torch.where(x == 0, 0.0, bend).double())
+        assert found.curvature > 0 and found.status == "no convexity"
 
 
 @pytest.mark.parametrize("failing", [False, True])
@@ -633,3 +638,22 @@ def test_a_parameter_given_twice_moves_once_and_a_generator_of_losses_is_not_use
     assert results[0] == results[1]
     with pytest.raises(ValueError):
         ngdiff.step([], L_F, params, ngdiff.State())
+
+
+def test_a_gradient_too_small_for_float32_is_no_direction_instead_of_infinity():
+    for numbers in (Numbers(1, 1, 3.7e-42, 1.0, 0.0), Numbers(1, 1, 1.0, 3.7e-42, 0.0)):
+        with pytest.raises(ngdiff.Stationary):
+            coefficients("ngdiff", numbers)
+    with pytest.raises(ngdiff.Stationary):
+        coefficients("lossnorm", Numbers(1e-42, 1, 1, 1, 0))
+    assert Numbers(1, 1, 0.0, 1.0, 1e-300).cos == 0, "a norm may underflow where dot does not"
+
+
+def test_probe_on_may_be_a_generator_and_not_empty():
+    model, L_R, L_F = linear()
+    other, M_R, M_F = linear()
+    assert ngdiff.step(L_R, L_F, model.parameters(), ngdiff.State(),
+                       probe_on=(loss for loss in [L_R])) == ngdiff.step(
+        M_R, M_F, other.parameters(), ngdiff.State(), probe_on=M_R)
+    with pytest.raises(ValueError):
+        ngdiff.step(L_R, L_F, model.parameters(), ngdiff.State(), probe_on=[])

@@ -19,7 +19,9 @@ def load(path, forget="forget10", authors=160):
 
 def test_seed_share_and_number_of_authors_reach_the_source(tmp_path):
     assert load("", "forget05", 40) == data.mini_tofu(7, "forget05", 40)
-    assert load("muse", "forget05", 40) == sources.mini_muse(7, "forget05", 40)
+    muse = load("muse", "forget05", 40)
+    assert muse == sources.mini_muse(7, "forget05", 40)
+    assert [len(muse[name]) for name in sources.TEXTS] == [38, 2, 2]
     assert len(load(write_tofu(tmp_path), authors=5)["retain"]) == 4 * data.TOFU_ROWS_PER_AUTHOR
     with pytest.raises(ValueError, match="retain95.json"):
         load(tmp_path, "forget05", 5)
@@ -67,7 +69,8 @@ def test_a_text_is_labelled_from_its_first_word_to_its_end():
 def write_texts(folder, questions=True):
     """A folder of texts: two to retain, one to forget, one to hold out."""
     for name, text in {"retain": "Ann keeps bees\n in Lima.\n \t\nBob bakes bread.\n",
-                       "forget": "\ufeffEve picks locks.", "holdout": "\nZoe sails ships."}.items():
+                       "forget": "\ufeffEve picks locks.",
+                       "holdout": "\n\nZoe sails ships.\n\n"}.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
         if questions and name != "holdout":
             (folder / f"{name}_questions.json").write_text(

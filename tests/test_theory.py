@@ -21,7 +21,8 @@ SMALLER = {     # arguments that make a script's claims() faster
     "pareto_front": dict(n_paths=1), "stationary": dict(n_starts=4), "step_size": dict(n_points=2),
     "improvement_cone": dict(ratios=tuple(np.geomspace(1e-3, 1e3, 7)),
                              angles=tuple(np.radians(np.arange(2.5, 180, 5))), n_adam=200),
-    "monotone": dict(n_points=10), "settling": dict(steps=200), "micro_batches": dict(n=150)}
+    "monotone": dict(n_points=10), "settling": dict(steps=200), "micro_batches": dict(n=150),
+    "level": dict(n=2)}
 SCRIPTS = [name for name in NAMES if name != "on_a_gpt"]      # that needs the trained model
 
 

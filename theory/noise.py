@@ -23,6 +23,8 @@ Toy problem: a batch is the mean of b quadratics in R^50 with one Hessian A (eig
 and centres scattered around r with deviation sigma. So E|xi|^2 = sigma^2 tr(A^2) / b.
 Expected output: each row ok.
 """
+import functools
+
 import numpy as np
 import torch
 
@@ -100,6 +102,7 @@ def ratios(draw_batch, whole, start, forget=None, n=200):
     return lr[:2] / lr[2]
 
 
+@functools.cache
 def run(another, seed=0, steps=300, sigma=1.0, b=16):
     """NGDiff in R^20 from a point where both losses are almost lowest, with a fresh batch each step
     and AutoLR every 10th, which looks at another batch or at the same.
