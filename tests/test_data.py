@@ -6,7 +6,6 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-import torch
 
 import data
 from data import collate, encode, encode_rows, mini_tofu, shuffled, word_tokenizer

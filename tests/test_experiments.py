@@ -3,7 +3,6 @@ import json
 import math
 import pickle
 import re
-import signal
 from dataclasses import replace
 
 import numpy as np
@@ -13,29 +12,14 @@ import torch
 import metrics
 import ngdiff
 import train
+from conftest import in_turn
 from experiments import ablate, ask, audit, compare, shared, tradeoff
 from harness import flags, processes, report
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 SMALL = ("--authors 10 --epochs 50 --train_batch 40 --train_lr 2e-2 --n_layer 1 --n_embd 32 "
          "--n_head 2 --steps 6 --device cpu").split()
 INF, NAN = float("inf"), float("nan")
-
-
-def in_turn(function, jobs, workers, threads):
-    """processes.side_by_side without processes; backwards, as if the last job ended first."""
-    for i, job in reversed(list(enumerate(jobs))):
-        yield i, function(*job)
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    """No process to start, and one thread, as there."""
-    monkeypatch.setattr(processes, "side_by_side", in_turn)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,12 @@ import torch
 
 import ngdiff
 import train
+from conftest import in_turn
 from harness import files, processes, report, stages
-from test_train import SMALL, in_this_process, no_drawing, numbers, rows  # noqa: F401 (fixtures)
+from test_train import SMALL, numbers, rows
 from test_train import go as run_in
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -28,8 +30,7 @@ def whole(tmp_path_factory):
     """A run that was never interrupted: (cache, run folder, results)."""
     cache, out = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(processes, "side_by_side", lambda f, jobs, *_: [
-            (i, f(*job)) for i, job in enumerate(jobs)])
+        m.setattr(processes, "side_by_side", in_turn)
         m.setattr(signal, "signal", lambda *_: None)
         m.setattr(report, "png", lambda *_: b"")
         torch.set_num_threads(1)

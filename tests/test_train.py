@@ -19,8 +19,10 @@ import torch
 import data
 import ngdiff
 import train
+from conftest import in_turn
 from harness import processes, report, stages
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "--tiny --authors 16 --epochs 10 --n_embd 32 --n_head 2 --steps 12".split()
 TINIEST = "--epochs 1 --n_embd 16 --n_head 2 --steps 2".split()
@@ -31,31 +33,9 @@ SUMMARY = {"forget_loss", "forget_prob", "forget_rouge", "forget_truth_ratio", "
 MEMBERSHIP = {"membership_auc", "privleak"}
 
 
-def in_turn(function, jobs, workers, threads):
-    """processes.side_by_side without processes: this one has a single thread anyway."""
-    for i, job in enumerate(jobs):
-        yield i, function(*job)
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch):
-    monkeypatch.setattr(processes, "side_by_side", in_turn)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def no_drawing(monkeypatch):
-    """The picture takes longer than a small run."""
-    monkeypatch.setattr(report, "png", lambda *_: b"")
 
 
 def go(cache, out, *flags, base=SMALL):
