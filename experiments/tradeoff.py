@@ -1,9 +1,7 @@
-"""One run of the comparison: its path from the target model to equal forgetting, and its area.
+"""One run of the comparison: where it ends, how far that is from the retrained model, and its area.
 
 A run is looked at every few steps. Its path is what it had forgotten and still knew at each look.
-It ends at *equal forgetting*: where its forget ROUGE is the retrained model's, or below.
 """
-import contextlib
 import copy
 import time
 from typing import NamedTuple
@@ -16,8 +14,10 @@ import train
 from experiments import shared
 from harness import report, sources, stages
 
-LOOK_EVERY = 4          # steps
+LOOK_EVERY = 8          # steps
 LEAST = 1e-4            # utility lost, at the foot of the figure
+KEPT = 0.99             # retain ROUGE below which a run counts as no nearer than the target
+DISTANCES = ("forget_rouge", "membership_auc", "log10_forget_quality")
 
 
 class Look(NamedTuple):
@@ -56,10 +56,10 @@ def look(run, model, step):
     return Look(step, float(rouge[0]), metrics.model_utility(probability + rouge[1:]))
 
 
-def looks(run, state, target, enough):
-    """Unlearn `state`, which is a copy of `target`, as far as the forget ROUGE `enough`. Yields a
-    Look before the first step, at every LOOK_EVERY-th and at the last. Gives up a hopeless run.
-    Raises FloatingPointError where the numbers run away."""
+def looks(run, state, target):
+    """Unlearn `state`, which is a copy of `target`. Yields a Look before the first step, at every
+    LOOK_EVERY-th and at the last; stops where less than a tenth of the utility is left. Raises
+    FloatingPointError where the numbers run away."""
     first, t0 = look(run, state.model, 0), time.time()
     yield first
     for _ in train.unlearn(state, target, run.examples, run.config):
@@ -67,17 +67,18 @@ def looks(run, state, target, enough):
         if state.step % LOOK_EVERY == 0 or state.step == run.config.steps:
             now = look(run, state.model, state.step)
             yield now
-            if now.forget_rouge <= enough or hopeless(first, now, enough, run.config.steps):
+            if now.utility < 0.1 * first.utility:
                 return
         t0 = time.time()
 
 
-def hopeless(first, now, enough, steps):
-    """Whether less than a tenth of the utility is left; or, where half of the steps are done,
-    whether they brought less than a tenth of the forgetting."""
-    forgotten, wanted = (first.forget_rouge - x for x in (now.forget_rouge, enough))
-    return now.utility < 0.1 * first.utility or \
-        now.step >= steps / 2 and forgotten < 0.1 * wanted
+def end(run, model, retrain):
+    """`metrics.summary` of the run's end. Truth ratios are taken on the forget rows alone: those of
+    the retain rows cost more than all the rest."""
+    rows = {k: some if k in ("forget", "holdout") else sources.plain(some)
+            for k, some in run.rows.items()}
+    return metrics.summary(report.evaluate(model, run.tokenizer, rows),
+                           shared.reference(run, retrain))
 
 
 # --------------------------------------------------------------------------- jobs
@@ -93,33 +94,38 @@ def references(run):
             f"forget rows, has a forget ROUGE of {target.forget_rouge:.3f} and a utility of "
             f"{target.utility:.3f}, the retrained one, which did not, a forget ROUGE of "
             f"{retrain.forget_rouge:.3f}; try more --epochs")
-    unseen = shared.reference(run, models["retrain"])
-    summaries = [metrics.summary(report.evaluate(models[title], run.tokenizer, run.rows), unseen)
-                 for title in ("target", "retrain")]
+    summaries = [end(run, models[title], models["retrain"]) for title in ("target", "retrain")]
     return References(*summaries, retrain.forget_rouge)
 
 
-def path_alone(run, enough):
-    """The path of one run that starts from the cached target model, to choose a rate by."""
-    target, path = shared.models_of(run)["target"], []
-    with contextlib.suppress(FloatingPointError):      # the path up to where the numbers ran away
-        for now in looks(run, stages.State(copy.deepcopy(target)), target, enough):
-            path.append(now)
-    return path
-
-
-def outcome(run, enough):
+def outcome(run):
     """The Outcome of one run that starts from the cached target model."""
     models, path, final, ran_away = shared.models_of(run), [], None, ""
     state = stages.State(copy.deepcopy(models["target"]))
     try:
-        for now in looks(run, state, models["target"], enough):
+        for now in looks(run, state, models["target"]):
             path.append(now)
-        final = metrics.summary(report.evaluate(state.model, run.tokenizer, run.rows),
-                                shared.reference(run, models["retrain"]))
+        final = end(run, state.model, models["retrain"])
     except FloatingPointError as e:
         ran_away = str(e)
     return Outcome(path, final, ran_away, state.step, state.seconds)
+
+
+# --------------------------------------------------------------------------- the distance
+
+def distance(final, references):
+    """How far a run's end is from the retrained model: 0 = there, 1 = as far as the target (ours).
+
+    final: the end's `metrics.summary`, or None. The mean over DISTANCES of the difference to the
+    retrained model, as a share of the target's difference; 1 at most. It is 1 where the numbers
+    ran away or the retain ROUGE is below KEPT: to forget by ruin is no way to come near.
+    """
+    if final is None or final["retain_rouge"] < KEPT:
+        return 1.0
+    shares = [abs(final[k] - references.retrain[k]) / abs(references.target[k]
+                                                          - references.retrain[k])
+              for k in DISTANCES if k in final]
+    return min(1.0, float(np.mean(shares)))
 
 
 # --------------------------------------------------------------------------- the area
@@ -163,27 +169,37 @@ def area(path, enough):
 def draw(paths, names):
     """A Figure: the utility lost, 1 - U(x), against forgetting x: what the area is made of.
 
-    paths: {(name, optimizer): [`shares` of a seed, ...]}, best first; names: all of them, in the
-    colours' order. Lines are means over the seeds, bars on the right the range at x = 1. A run
+    paths: {(name, optimizer, level): [`shares` of a seed, ...]}, best first; names: all of them, in
+    the colours' order. Lines are means over the seeds, bars on the right the range at x = 1. A run
     that never forgets as much as x has lost everything there, 1.
     """
-    fig = Figure(figsize=(13, 5), layout="constrained")
+    fig = Figure(figsize=(13, 9), layout="constrained")
     colors = dict(zip(names, ("black", *(f"C{i}" for i in range(10)))))
-    x = np.linspace(0.005, 1, 200)
-    for ax, optimizer in zip(fig.subplots(1, 2, sharey=True), ("sgd", "adam")):
-        some = [(name, runs) for (name, its), runs in paths.items() if its == optimizer]
-        for i, (name, runs) in enumerate(some):
-            lost = np.array([1 - best_utility(*run, x) for run in runs]).clip(LEAST)   # (seeds, x)
-            mean, low, high = lost.mean(0), lost[:, -1].min(), lost[:, -1].max()
-            ax.plot(x, mean, color=colors[name], label=name, drawstyle="steps-pre")
-            ax.errorbar(1.03 + 0.02 * i, mean[-1], [[mean[-1] - low], [high - mean[-1]]],
-                        color=colors[name], fmt="o", ms=4, capsize=2)
-        ax.axvline(1, color="tab:gray", ls=":", lw=1)
-        ax.set(title={"sgd": "SGD", "adam": "Adam"}[optimizer], yscale="log", ylim=(LEAST, 1.3),
-               xlabel="forgetting, by forget ROUGE: 0 target, 1 retrained model",
-               xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
-        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="best area first")
-    fig.axes[0].set_ylabel("utility lost, share of the target's")
+    kinds = [(optimizer, level) for level in (False, True) for optimizer in ("sgd", "adam")]
+    for ax, (optimizer, level) in zip(fig.subplots(2, 2, sharex=True, sharey=True).flat, kinds):
+        some = {name: runs for (name, *its), runs in paths.items() if its == [optimizer, level]}
+        draw_lines(ax, some, colors)
+        ax.set_title(f"{optimizer.upper().replace('ADAM', 'Adam')}, "
+                     + ("with the level loss" if level else "plain"))
+        if level:
+            ax.set_xlabel("forgetting, by forget ROUGE: 0 target, 1 retrained model")
+        if optimizer == "sgd":
+            ax.set_ylabel("utility lost, share of the target's")
     fig.suptitle("Lower is better: the utility that is lost when so much is forgotten\n"
                  "lines: mean over the seeds, bars: their range at forgetting 1")
     return fig
+
+
+def draw_lines(ax, some, colors):
+    """The lines and bars of one panel; some: {name: [`shares` of a seed, ...]}, best first."""
+    x = np.linspace(0.005, 1, 200)
+    for i, (name, runs) in enumerate(some.items()):
+        lost = np.array([1 - best_utility(*run, x) for run in runs]).clip(LEAST)   # (seeds, x)
+        mean, low, high = lost.mean(0), lost[:, -1].min(), lost[:, -1].max()
+        ax.plot(x, mean, color=colors[name], label=name, drawstyle="steps-pre")
+        ax.errorbar(1.03 + 0.02 * i, mean[-1], [[mean[-1] - low], [high - mean[-1]]],
+                    color=colors[name], fmt="o", ms=4, capsize=2)
+    ax.axvline(1, color="tab:gray", ls=":", lw=1)
+    ax.set(yscale="log", ylim=(LEAST, 1.3), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
+    if some:
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="nearest first")

@@ -12,13 +12,22 @@ import torch
 from harness import files, processes, sources
 from ngdiff import LR_RANGE
 
-# The learning rate where --lr is not given and AutoLR does not fit it, for SGD and for Adam. Chosen
-# for 80 steps of --tiny on seed 100, among three a method: the one whose forget ROUGE is nearest to
-# the retrained model's, or, where that ruins the model, the next smaller one. gdiff's go with the c
-# in their name; another c needs an --lr.
-RATES = {"ngdiff": (0.06, 1e-4), "gdiff 0.9": (0.35, 5e-5), "gdiff 0.5": (0.05, 2.5e-5),
-         "gdiff 0.1": (0.02, 2.5e-5), "lossnorm": (0.02, 1.5e-4), "pcgrad": (0.025, 5e-5),
-         "mgda": (2.0, 5e-4), "npo": (0.0025, 2.5e-5), "ga": (0.01, 2.5e-5), "retain": (0.3, 1e-4)}
+# The learning rate where --lr is not given and AutoLR does not fit it: for SGD and Adam, plain,
+# then for SGD and Adam with the level. Found by `python -m experiments.rates`. gdiff's go with the
+# c in their name; another c needs an --lr.
+RATES = {
+    "ngdiff": (0.06, 1e-4, 0.06, 1e-4),
+    "gdiff 0.9": (0.35, 5e-5, 0.35, 5e-5),
+    "gdiff 0.5": (0.05, 2.5e-5, 0.05, 2.5e-5),
+    "gdiff 0.1": (0.02, 2.5e-5, 0.02, 2.5e-5),
+    "lossnorm": (0.02, 1.5e-4),
+    "pcgrad": (0.025, 5e-5, 0.025, 5e-5),
+    "mgda": (2.0, 5e-4, 2.0, 5e-4),
+    "npo": (0.0025, 2.5e-5),
+    "ga": (0.01, 2.5e-5, 0.01, 2.5e-5),
+    "retain": (0.3, 1e-4),
+}
+NO_LEVEL = ("npo", "retain", "lossnorm")     # methods that can't go with --level
 FIRST_GUESS = 0.01       # AutoLR's
 
 # Smallest and largest value of every flag that is a number.
@@ -83,7 +92,7 @@ def check(config, given):
             config.level and config.method == "npo",
         f"--level: {config.method} can't use it: retain does not look at the forget rows, lossnorm "
         "divides by their loss, which the level loss brings to 0":
-            config.level and config.method in ("retain", "lossnorm"),
+            config.level and config.method in NO_LEVEL,
         "--device cuda: torch sees no CUDA device here; use --device cpu":
             config.device == "cuda" and not torch.cuda.is_available()}
     for name in ("n_layer", "n_embd", "n_head"):
@@ -121,7 +130,7 @@ def default_rate(config):
     if name not in RATES:
         raise ValueError(f"--c {config.c:g}: give --lr too; a default rate is known for c = 0.1, "
                          "0.5 and 0.9 alone")
-    return RATES[name][config.optimizer == "adam"]
+    return RATES[name][2 * config.level + (config.optimizer == "adam")]
 
 
 def folder_name(config, given):

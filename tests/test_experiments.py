@@ -13,7 +13,7 @@ import metrics
 import ngdiff
 import train
 from conftest import in_turn
-from experiments import ablate, ask, audit, compare, shared, tradeoff
+from experiments import ablate, ask, audit, compare, rates, shared, tradeoff
 from harness import flags, processes, report
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -124,52 +124,50 @@ def test_a_look_is_rouge_and_probability_of_its_three_sets(run):
     assert look.utility == pytest.approx(len(numbers) / sum(1 / x for x in numbers), rel=1e-5)
 
 
-def test_a_run_is_the_run_that_train_py_makes(run, monkeypatch):
+def test_a_run_is_the_run_that_train_py_makes(run):
     state = shared.states_of(run)["ngdiff"]
-    monkeypatch.setattr(tradeoff, "hopeless", lambda *_: False)
-    out = tradeoff.outcome(run, -1.0)
+    out = tradeoff.outcome(run)
     assert out.steps == state.step == 6
-    assert [x.step for x in out.path] == [0, 4, 6], "the last step is looked at too"
+    assert [x.step for x in out.path] == [0, 6], "the last step is looked at too"
     models = shared.models_of(run)
     measured = [report.evaluate(m, run.tokenizer, run.rows)
                 for m in (state.model, models["retrain"])]
-    assert out.final == metrics.summary(*measured) and out.ran_away == ""
-    assert tradeoff.path_alone(run, -1.0) == out.path, "a rate is chosen by the same path"
+    whole = metrics.summary(*measured)
+    for k in {*compare.COLUMNS, "retain_prob", "forget_truth_ratio"} & whole.keys():
+        assert out.final[k] == pytest.approx(whole[k], rel=1e-6), "all but truth ratios"
+    assert out.ran_away == ""
 
 
-def test_a_run_ends_at_equal_forgetting(config, monkeypatch):
+def test_a_ruined_run_is_given_up(config, monkeypatch):
     monkeypatch.setattr(tradeoff, "LOOK_EVERY", 1)
-    run = train.prepare(replace(config, method="ga", autolr=False, lr=0.03, steps=60))
-    out = tradeoff.outcome(run, 0.7)
-    assert out.final["forget_rouge"] <= 0.7 and out.steps == out.path[-1].step < 60
-    assert [x.forget_rouge <= 0.7 for x in out.path] == [False] * (len(out.path) - 1) + [True]
-
-
-def test_a_hopeless_run_is_given_up(config, monkeypatch):
-    run = train.prepare(replace(config, method="retain", autolr=False, lr=1e-6, steps=16))
-    assert tradeoff.outcome(run, 0.5).steps == 8, "half of the steps, and nothing forgotten"
-    look = tradeoff.Look
-    first = look(0, 1.0, 0.8)
-    for now, expected in ((look(4, 0.0, 0.079), True), (look(4, 1.0, 0.081), False),
-                          (look(8, 0.951, 0.8), True), (look(8, 0.949, 0.8), False)):
-        assert tradeoff.hopeless(first, now, 0.5, 16) == expected
+    run = train.prepare(replace(config, method="ga", autolr=False, lr=1.0, steps=60))
+    out = tradeoff.outcome(run)
+    assert out.steps == out.path[-1].step < 60
+    left = [x.utility < 0.1 * out.path[0].utility for x in out.path]
+    assert left == [False] * (len(left) - 1) + [True]
 
 
 def test_numbers_that_run_away_are_said_and_not_counted(config):
     run = train.prepare(replace(config, method="ga", autolr=False, lr=1e38))
-    out = tradeoff.outcome(run, 0.0)
+    out = tradeoff.outcome(run)
     assert out.final is None and "loss_retain" in out.ran_away
     assert [x.step for x in out.path] == [0] and tradeoff.area(out.path, 0.0) == 0
-    assert tradeoff.path_alone(run, 0.0) == out.path
     assert compare.spread([1.0, None, 3.0]) == "2.000±1.414" and compare.spread([None]) == "-"
 
 
-def test_the_aim_is_next_to_nothing_lost_and_no_more_known_than_the_retrained_model_knows():
-    references = tradeoff.References({}, {"forget_rouge": 0.8}, 0.8)
-    for retain, forget, inside in ((0.97, 0.8, True), (0.969, 0.8, False), (1, 0.801, False)):
-        final = {"retain_rouge": retain, "forget_rouge": forget}
-        assert compare.in_region(tradeoff.Outcome([], final, "", 6, 1.0), references) == inside
-    assert not compare.in_region(tradeoff.Outcome([], None, "loss nan", 6, 1.0), references)
+def test_the_distance_is_0_at_the_retrained_model_and_1_at_the_target():
+    summary = lambda rouge, auc, quality, retain=1.0: {
+        "forget_rouge": rouge, "membership_auc": auc, "log10_forget_quality": quality,
+        "retain_rouge": retain}
+    target, retrain = summary(1.0, 0.9, -4.0), summary(0.8, 0.5, 0.0)
+    references = tradeoff.References(target, retrain, 0.8)
+    for final, expected in (
+            (retrain, 0), (target, 1), (None, 1), (summary(0.8, 0.5, 0.0, 0.98), 1),
+            (summary(0.9, 0.5, 0.0), 0.5 / 3), (summary(0.7, 0.5, 0.0), 0.5 / 3),
+            (summary(0.8, 0.3, -1.0), (0.5 + 0.25) / 3), (summary(0.0, 0.5, 0.0), 1)):
+        assert tradeoff.distance(final, references) == pytest.approx(expected)
+    short = {k: v for k, v in summary(0.9, 0, 0).items() if k != "membership_auc"}
+    assert tradeoff.distance(short, references) == pytest.approx(0.25), "what the data allow"
 
 
 # ---- many runs
@@ -199,7 +197,7 @@ def test_jobs_share_the_cores_with_one_thread_each_and_take_turns_on_a_gpu(confi
 
 def test_jobs_can_be_sent_to_another_process(config):
     jobs = (shared.quietly, shared.train_model, shared.kept, tradeoff.outcome, tradeoff.references,
-            tradeoff.path_alone, ablate.unlearn_one, tradeoff.Outcome([], None, "", 0, 0.0), config)
+            ablate.unlearn_one, tradeoff.Outcome([], None, "", 0, 0.0), config)
     for job in jobs:
         assert pickle.loads(pickle.dumps(job)) == job
 
@@ -239,76 +237,105 @@ def test_what_was_made_is_kept_under_a_name_of_all_that_determines_it(config):
 
 # ---- the comparison
 
-def test_the_comparison_chooses_rates_on_a_seed_that_it_does_not_report(
+def test_the_comparison_takes_the_rates_of_flags_and_ranks_by_distance(
         cache, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report, "png", lambda figure: f"{len(figure.axes)} axes".encode())
-    monkeypatch.setattr(compare, "METHODS", {
-        "ngdiff, AutoLR": compare.METHODS["ngdiff, AutoLR"],
-        "gdiff 0.9": (dict(method="gdiff", c=0.9), (0.1, 0.5), (1e-3,))})
-    seen, kept = [], shared.kept
-    monkeypatch.setattr(shared, "kept", lambda config, function, *args: (
-        seen.append((function, config)) or kept(config, function, *args)))
-    assert go(compare, cache, tmp_path, "--seeds 1 -- --steps 4") == 0
-    tuned = [c for f, c in seen if f is tradeoff.path_alone]
-    reported = [c for f, c in seen if f is tradeoff.outcome]
-    assert {c.seed for c in tuned} == {compare.TUNING_SEED}
-    assert {c.seed for c in reported} == {0} and len(reported) == 2 * 2
-    assert sorted(c.method for c in tuned) == ["gdiff"] * 3 + ["ngdiff"] * 2
-    assert all(c.autolr == (c.method == "ngdiff") for c in tuned + reported)
-    assert all(c.lr == flags.FIRST_GUESS for c in tuned + reported if c.autolr), "nothing chosen"
+    argv = ["--seeds", "1", "--only", "ngdiff, AutoLR", "gdiff 0.9", *SMALL, "--steps", "4",
+            "--cache", str(cache), "--out", str(tmp_path)]
+    assert compare.main(argv) == 0
     done = saved(tmp_path / "compare.json")
-    for variant in done["variants"]:
-        assert variant["rates"][str(variant["config"]["lr"])] == max(variant["rates"].values())
-        path, enough = variant["runs"][0]["path"], done["references"]["0"]["enough"]
-        assert variant["areas"] == [tradeoff.area(path, enough)]
-    areas = [sum(variant["areas"]) for variant in done["variants"]]
-    assert areas == sorted(areas, reverse=True), "ranked by area"
+    configs = [v["config"] for v in done["variants"]]
+    assert {(c["method"], c["optimizer"], c["level"]) for c in configs} == {
+        (m, o, level) for m in ("ngdiff", "gdiff") for o in ("sgd", "adam")
+        for level in (False, True)}
+    for c in configs:
+        assert c["autolr"] == (c["method"] == "ngdiff"), "nothing chosen"
+        rate = flags.RATES["gdiff 0.9"][2 * c["level"] + (c["optimizer"] == "adam")]
+        assert c["lr"] == (flags.FIRST_GUESS if c["autolr"] else rate)
+    references = tradeoff.References(**done["references"]["0"])
+    for v in done["variants"]:
+        r = tradeoff.Outcome(**v["runs"][0])
+        assert v["areas"] == [tradeoff.area(r.path, references.enough)]
+        assert v["distances"] == [tradeoff.distance(r.final, references)]
+    distances = [v["distances"] for v in done["variants"]]
+    assert distances == sorted(distances), "ranked by distance"
     text = (tmp_path / "table.txt").read_text("utf-8")
-    assert text.strip() in capsys.readouterr().out
-    assert "5 runs on seed 100, 4 runs reported" in text
+    assert text.strip() in capsys.readouterr().out and "8 runs" in text
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "compare.json", "table.txt", "tradeoff.png"]
-    assert (tmp_path / "tradeoff.png").read_text("utf-8") == "2 axes"
+    assert (tmp_path / "tradeoff.png").read_text("utf-8") == "4 axes"
     monkeypatch.setattr(tradeoff, "looks", None)           # interrupted, say, and started again
-    assert go(compare, cache, tmp_path, "--seeds 1 -- --steps 4") == 0
+    assert compare.main(argv) == 0
     assert saved(tmp_path / "compare.json") == done
 
 
-def test_every_method_is_compared_with_sgd_and_with_adam(config):
-    some = compare.variants(replace(config, autolr=False))
+def test_every_method_is_compared_with_sgd_and_adam_plain_and_where_it_can_with_the_level(config):
+    some = compare.variants(config, list(compare.METHODS))
     assert {v.config.method for v in some} == set(ngdiff.METHODS)
-    assert len({(v.name, v.optimizer) for v in some}) == len(some) == 2 * len(compare.METHODS)
-    assert all(v.config.optimizer == v.optimizer for v in some)
+    kinds = {(v.name, v.config.optimizer, v.config.level) for v in some}
+    assert len(kinds) == len(some) == 2 * len(compare.METHODS) + 2 * (len(compare.METHODS) - 3)
+    with_level = {v.config.method for v in some if v.config.level}
+    assert with_level == set(ngdiff.METHODS) - set(flags.NO_LEVEL)
     assert {v.config.c for v in some if v.config.method == "gdiff"} == {0.1, 0.5, 0.9}
 
 
-def test_the_table_says_how_many_seeds_met_what(config):
+def test_a_rate_is_tried_until_the_best_one_has_a_worse_one_on_either_side(
+        cache, tmp_path, monkeypatch, capsys):
+    """On distances that are known: lowest at 8 times the first rate; where none counts, the area."""
+    names = ["gdiff 0.9", "mgda"]
+    monkeypatch.setattr(compare, "METHODS", {k: compare.METHODS[k] for k in names})
+    monkeypatch.setattr(compare, "all_references", lambda config, seeds: {})
+    first, seeds = {n: flags.RATES[n] for n in names}, []
+
+    def run_all(title, some, found, its_seeds):
+        seeds.extend(its_seeds)
+        for v in some:
+            ratio = v.config.lr / first[v.name][2 * v.config.level + (v.config.optimizer == "adam")]
+            counts = v.name == "gdiff 0.9"
+            v.distances = [abs(math.log2(ratio) - 3) / 10 if counts else 1.0]
+            v.areas = [0.5 if counts else 1 / ratio]
+
+    monkeypatch.setattr(compare, "run_all", run_all)
+    monkeypatch.setattr(rates, "ROUNDS", 5)
+    assert rates.main([*SMALL, "--cache", str(cache), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    gdiff = ", ".join(f"{8 * lr:g}" for lr in first["gdiff 0.9"])
+    mgda = ", ".join(f"{lr / 2 ** 5:g}" for lr in first["mgda"])
+    assert said[-2:] == [f'"gdiff 0.9": ({gdiff}),', f'"mgda": ({mgda}),']
+    assert set(seeds) == {compare.TUNING_SEED}
+
+
+def test_the_table_says_how_near_each_variant_came(config):
     look, summary = tradeoff.Look, {"retain_rouge": 1.0, "forget_rouge": 0.5}
-    path = lambda end: [look(0, 1.0, 0.9), look(4, end, 0.9)]
-    outcome = lambda end, final: tradeoff.Outcome(path(end), final, "", 4, 0.4)
-    found = dict.fromkeys((0, 1), tradeoff.References({}, {"forget_rouge": 0.5}, 0.5))
-    a = compare.Variant("a", "sgd", replace(config, autolr=False, lr=0.3), {0.3: 1, 0.5: 0.5},
-                        [outcome(0.5, summary)] * 2, [1.0, 0.5])
-    b = compare.Variant("b", "adam", config, {0.01: 1},
-                        [outcome(0.6, summary), outcome(0.6, None)], [0.8, 0.5])
-    head, first, second, target, retrain = compare.table([a, b], found, [0, 1]).splitlines()
-    assert first.split()[:8] == ["a", "sgd", "0.3*", "2", "0.7500±0.3536", "2/2", "2/2", "2/2"]
-    assert second.split()[:9] == ["b", "adam", "fitted", "0", "0.6500±0.2121", "1/2", "1/2", "0/2",
-                                  "4±0"]
+    outcome = lambda final: tradeoff.Outcome([look(0, 1.0, 0.9)], final, "", 4, 0.4)
+    found = dict.fromkeys((0, 1), tradeoff.References(summary, summary, 0.5))
+    a = compare.Variant("a", replace(config, autolr=False, lr=0.3), [outcome(summary)] * 2,
+                        [0.2, 0.3], [1.0, 0.5])
+    b = compare.Variant("b", replace(config, optimizer="adam"),
+                        [outcome(summary), outcome(None)], [0.4, 1.0], [0.8, 0.5])
+    c = compare.Variant("c", replace(config, level=True, lr=0.1), [outcome(summary)] * 2,
+                        [0.1, 1.0], [0.0, 0.0])
+    head, first, second, gap, head2, third, gap2, target, retrain = compare.table(
+        [a, b, c], found, [0, 1]).splitlines()
+    assert head.startswith("plain") and head2.startswith("with the level") and gap == gap2 == ""
+    assert first.split()[:6] == ["a", "sgd", "0.3", "0.250±0.071", "2/2", "0.7500±0.3536"]
+    assert second.split()[:5] == ["b", "adam", "fitted", "0.700±0.424", "0/2"]
+    assert third.split()[:5] == ["c", "sgd", "fitted", "0.550±0.636", "1/2"], "1 is no first place"
     assert first.split()[-1] == "100±0", "milliseconds a step"
     assert target.split()[0] == "target" and "0.500±0.000" in retrain
+    assert "0.500±0.000" in second, "of the runs that did not run away"
 
 
 def test_the_figure_shows_the_mean_of_the_utility_lost():
-    paths = {("a", "sgd"): [(np.array([0, 1]), np.array([1, 0.9])),
-                            (np.array([0, 0.5]), np.array([1, 0.7]))], ("b", "adam"): [
-                                (np.array([0, 1]), np.array([1, 1.1]))]}
-    left, right = tradeoff.draw(paths, ["a", "b"]).axes
-    assert left.get_yscale() == "log"
-    x, y = left.lines[0].get_data()
+    paths = {("a", "sgd", False): [(np.array([0, 1]), np.array([1, 0.9])),
+                                   (np.array([0, 0.5]), np.array([1, 0.7]))],
+             ("b", "adam", True): [(np.array([0, 1]), np.array([1, 1.1]))]}
+    plain, _, _, level = tradeoff.draw(paths, ["a", "b"]).axes
+    assert plain.get_yscale() == "log"
+    x, y = plain.lines[0].get_data()
     assert np.allclose(y[x <= 0.5], (0.1 + 0.3) / 2), "the mean of both seeds"
     assert np.allclose(y[x > 0.5], (0.1 + 1) / 2), "never reached: all is lost"
-    assert np.allclose(right.lines[0].get_ydata(), tradeoff.LEAST), "a gain is no loss"
+    assert np.allclose(level.lines[0].get_ydata(), tradeoff.LEAST), "a gain is no loss"
 
 
 # ---- ablations
@@ -326,8 +353,8 @@ def test_an_ablation_is_one_run_a_value(cache, tmp_path, run):
     # 6 steps: fitted at each of them, or at the first alone
     assert done[0]["fits"] == done[-1]["fits"] + 5
     state = shared.states_of(run)["ngdiff"]                # train.py's default is the third: 10
-    measured = report.evaluate(state.model, run.tokenizer, run.rows)
-    final = metrics.summary(measured, measured)
+    unseen = shared.reference(run, shared.models_of(run)["retrain"])
+    final = metrics.summary(report.evaluate(state.model, run.tokenizer, run.rows), unseen)
     assert done[2]["final"] == {k: final[k] for k in ablate.MEASURES if k in final}
     assert done[2]["lr"] == state.log[-1]["lr"] and done[2]["steps"] == 6
 
@@ -344,6 +371,11 @@ def test_models_are_trained_for_each_value_that_needs_others(config, monkeypatch
     assert seen["models"] == [(c, title) for c in needed for title in ("target", "retrain")]
 
 
+def test_with_the_level_an_ablation_tells_where_the_forget_rows_ended(config):
+    out = ablate.unlearn_one(replace(config, level=True, authors=20, forget="forget10"))
+    assert 0 < out["final"]["row_low"] <= out["final"]["row_high"]
+
+
 def test_an_ablation_goes_on_after_a_run_that_ran_away(monkeypatch):
     ok = {"steps": 6, "fits": 3, "lr": 0.01, "seconds": 1.0, "retrain_forget_rouge": 0.25,
           "final": {"retain_rouge": 0.5}}
@@ -353,7 +385,7 @@ def test_an_ablation_goes_on_after_a_run_that_ran_away(monkeypatch):
 
 
 def test_ablations_cover_what_is_asked():
-    assert set(ablate.CASES) == {"lazy", "lr", "batch", "forget", "size"}
+    assert set(ablate.CASES) == {"lazy", "lr", "batch", "steps", "forget", "size"}
     values = {k: [tuple(c.values()) for c in v] for k, v in ablate.CASES.items()}
     assert math.log10(values["lr"][-1][0] / values["lr"][0][0]) >= 7
     assert len(values["size"]) == 3 and [v[0] for v in values["lazy"]] == [1, 5, 10, 50]

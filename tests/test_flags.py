@@ -118,6 +118,9 @@ def test_every_method_has_a_rate_of_its_own_for_either_optimizer(monkeypatch, tm
                            *(["--no-autolr"] if method == "ngdiff" else []))
             name = "gdiff 0.9" if method == "gdiff" else method
             assert config.lr == flags.RATES[name][i] and not config.autolr
+            if method not in flags.NO_LEVEL:
+                config.level = True
+                assert flags.default_rate(config) == flags.RATES[name][2 + i]
     given = parse(monkeypatch, tmp_path, "--method", "gdiff", "--c", "0.3", "--lr", "0.2")
     assert given.lr == 0.2
     assert parse(monkeypatch, tmp_path, "--method", "ga", "--autolr").lr == flags.FIRST_GUESS

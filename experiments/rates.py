@@ -1,0 +1,63 @@
+"""Which fixed learning rate suits each method? python -m experiments.rates
+
+For every method but `retain` (it forgets nothing to choose by), with SGD and with Adam, plain and
+with the level: tries half, once and twice its rate in harness/flags.py on seed 100, which no result
+reports. Where the lowest or the highest is best, tries on in that direction. The best is the run
+that ends nearest to the retrained model (tradeoff.py); among runs that lost too much to count, the
+one with the largest area. Prints the rates tried, with distance and area, and flags.RATES anew.
+"""
+import sys
+from dataclasses import replace
+
+import train
+from experiments import compare, shared, tradeoff
+from harness import flags
+
+ROUNDS = 6           # at most; each tries one more rate a method
+
+
+def ready(argv):
+    """The command line, checked. ValueError on a mistake."""
+    config = shared.parse(argv, compare.TAKEN, __doc__)
+    shared.questions_only(train.prepare(config))
+    return replace(config, seed=compare.TUNING_SEED)
+
+
+def wanted(v, tried):
+    """The rates to try next for the Variant v: neighbours of the best one that are not `tried`."""
+    best = best_rate(tried) if tried else v.config.lr
+    return [lr for lr in (best / 2, best, best * 2) if lr not in tried]
+
+
+def best_rate(tried):
+    """tried: {rate: (distance, area)}."""
+    return min(tried, key=lambda lr: (tried[lr][0], -tried[lr][1]))
+
+
+def act(config):
+    found = compare.all_references(config, [config.seed])
+    names = [n for n in compare.METHODS if n not in ("ngdiff, AutoLR", "retain")]
+    some = compare.variants(config, names)
+    tried = [{} for _ in some]
+    for _ in range(ROUNDS):
+        new = [(lr, of, compare.Variant(v.name, replace(v.config, lr=lr)))
+               for v, of in zip(some, tried) for lr in wanted(v, of)]
+        if new:
+            compare.run_all("rates", [v for *_, v in new], found, [config.seed])
+        for lr, of, v in new:
+            of[lr] = v.distances[0], v.areas[0]
+    rates = {}
+    for v, of in zip(some, tried):
+        print(f"{v.name:13} {'level' if v.config.level else 'plain'} {v.config.optimizer:4}  "
+              + "  ".join(f"{lr:g}: {d:.3f} {a:.3f}" for lr, (d, a) in sorted(of.items())))
+        rates.setdefault(v.name.split(",")[0], []).append(best_rate(of))
+    print("\n" + "\n".join(f'"{name}": ({", ".join(f"{lr:g}" for lr in of)}),'
+                           for name, of in rates.items()))
+
+
+def main(argv=None):
+    return flags.command(ready, act, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
