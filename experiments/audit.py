@@ -48,19 +48,26 @@ def ready(argv):
 
 # --------------------------------------------------------------------------- the four tests
 
-def relearn(model, known, other, device):
-    """Train a copy of `model` on the Examples `known` (AdamW, one batch): the mean probability of
-    the Examples `other`, before it and after every second step."""
+def relearning(model, known, device, group=""):
+    """Train a copy of `model` on the Examples `known` (AdamW, one batch). Yields the copy before
+    the first step and after every second one. group: train only parameters with this in the name.
+    """
     model = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RELEARN_LR, weight_decay=0)
-    batch, out = data.collate(known).to(device), [mean_probability(model, other)]
+    params = [p for name, p in model.named_parameters() if group in name]
+    optimizer = torch.optim.AdamW(params, lr=RELEARN_LR, weight_decay=0)
+    batch = data.collate(known).to(device)
+    yield model
     for step in range(1, RELEARN_STEPS + 1):
-        optimizer.zero_grad()
+        model.zero_grad()
         model(batch).mean().backward()
         optimizer.step()
         if step % 2 == 0:
-            out.append(mean_probability(model, other))
-    return out
+            yield model
+
+
+def relearn(model, known, other, device):
+    """The mean probability of the Examples `other` before and along `relearning`."""
+    return [mean_probability(m, other) for m in relearning(model, known, device)]
 
 
 def mean_probability(model, examples):

@@ -13,7 +13,7 @@ import metrics
 import ngdiff
 import train
 from conftest import in_turn
-from experiments import ablate, ask, audit, compare, rates, shared, tradeoff
+from experiments import ablate, ask, audit, compare, rates, relearn, shared, swing, tradeoff
 from harness import flags, processes, report
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -495,6 +495,46 @@ def test_an_audit_reports_every_model_into_the_run_folder(
     assert all(name in said for name in audits["target"] if name != "relearn_curve")
     assert (folder / "audit.png").read_text("utf-8") == "2 axes"
     assert sorted(p.name for p in folder.iterdir()) == ["audit.json", "audit.png", "config.json"]
+
+
+# ---- what relearning finds
+
+def test_only_the_named_part_of_a_model_is_trained(run, monkeypatch):
+    model = shared.models_of(run)["target"]
+    monkeypatch.setattr(audit, "RELEARN_STEPS", 2)
+    *_, trained = audit.relearning(model, run.examples["forget"], "cpu", "mlp")
+    pairs = zip(model.named_parameters(), trained.parameters())
+    assert {n for (n, a), b in pairs if not torch.equal(a, b)} == {
+        n for n, _ in model.named_parameters() if "mlp" in n}
+
+
+def test_the_trained_quarter_is_not_measured(run, monkeypatch):
+    model, forget = shared.models_of(run)["target"], run.examples["forget"]
+    monkeypatch.setattr(audit, "RELEARN_STEPS", 10)
+    before, after = relearn.curve(run, model, relearn.quarter(run))
+    assert before == audit.mean_probability(model, [e for i, e in enumerate(forget) if i % 4])
+    assert len(relearn.quarter(run, "retain")) == len(relearn.quarter(run)) == 1
+    kinds = relearn.which(run, model)
+    assert kinds["same author as a trained row"][1] == pytest.approx(after)
+    assert kinds["same author as a trained row"][0] == pytest.approx(before)
+    assert "question 2" in kinds and "another author" not in kinds, "there is one author"
+    assert {relearn.author(row) for row in run.rows["forget"]} == {
+        " ".join(run.rows["forget"][0]["answer"].split()[:2])}
+
+
+# ---- the rate's swing
+
+def test_looking_along_d_leaves_the_run_as_it_is(config, cache, no_drawing, capsys):
+    argv = [*SMALL, "--cache", str(cache), "--out", config.out, "--batch", "400"]
+    assert swing.main(argv) == 0
+    run = train.ready(argv)
+    state = train.unlearned(run, shared.models_of(run)["target"])
+    looks = swing.follow(run, shared.models_of(run)["target"])
+    assert [x["step"] for x in looks] == [5]
+    assert looks[0]["lr"] == state.log[5]["lr"]
+    assert looks[0]["own batch"] == pytest.approx(looks[0]["all rows"]), "the batch is all rows"
+    assert "curvature" in capsys.readouterr().out
+    assert swing.main([*argv, "--level"]) == 2, "its probes look at the plain run's slices"
 
 
 # ---- questions
