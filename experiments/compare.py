@@ -50,8 +50,7 @@ def ready(argv):
     parser = shared.parser("compare", __doc__)
     parser.epilog = "All other flags are those of train.py."
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
-    parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS, metavar="NAME",
-                        help=f"some of the methods: {'; '.join(METHODS)}")
+    only(parser)
     own, others = parser.parse_known_args(argv)
     if not 1 <= own.seeds <= TUNING_SEED:
         raise ValueError(f"--seeds {own.seeds}: must be from 1 to {TUNING_SEED}")
@@ -61,6 +60,11 @@ def ready(argv):
     if not run.examples["holdout"]:
         raise ValueError(f"--data {config.data}: no holdout rows for the membership AUC")
     return Comparison(config, list(range(own.seeds)), own.only)
+
+
+def only(parser):
+    parser.add_argument("--only", nargs="+", default=list(METHODS), choices=METHODS, metavar="NAME",
+                        help=f"some of the methods: {'; '.join(METHODS)}")
 
 
 # --------------------------------------------------------------------------- the runs

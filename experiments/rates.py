@@ -1,6 +1,6 @@
 """Which fixed learning rate suits each method? python -m experiments.rates
 
-For every method but `retain` (it forgets nothing to choose by), with SGD and with Adam, plain and
+For every method (or some: --only NAME ...) but `retain` (it forgets nothing to choose by), with SGD and with Adam, plain and
 with the level: tries half, once and twice its rate in harness/flags.py on seed 100, which no result
 reports. Where the lowest or the highest is best, tries on in that direction. The best is the run
 that ends nearest to the retrained model (tradeoff.py); among runs that lost too much to count, the
@@ -18,9 +18,13 @@ ROUNDS = 6           # at most; each tries one more rate a method
 
 def ready(argv):
     """The command line, checked. ValueError on a mistake."""
-    config = shared.parse(argv, compare.TAKEN, __doc__)
+    parser = shared.parser("rates", __doc__)
+    compare.only(parser)
+    own, others = parser.parse_known_args(argv)
+    config = shared.parse(others, compare.TAKEN, __doc__)
     shared.questions_only(train.prepare(config))
-    return replace(config, seed=compare.TUNING_SEED)
+    names = [n for n in own.only if n not in ("ngdiff, AutoLR", "retain")]
+    return replace(config, seed=compare.TUNING_SEED), names
 
 
 def wanted(v, tried):
@@ -34,9 +38,9 @@ def best_rate(tried):
     return min(tried, key=lambda lr: (tried[lr][0], -tried[lr][1]))
 
 
-def act(config):
+def act(tuned):
+    config, names = tuned
     found = compare.all_references(config, [config.seed])
-    names = [n for n in compare.METHODS if n not in ("ngdiff, AutoLR", "retain")]
     some = compare.variants(config, names)
     tried = [{} for _ in some]
     for _ in range(ROUNDS):
