@@ -1,10 +1,11 @@
 """Which fixed learning rate suits each method? python -m experiments.rates
 
-For every method (or some: --only NAME ...) but `retain` (it forgets nothing to choose by), with SGD and with Adam, plain and
-with the level: tries half, once and twice its rate in harness/flags.py on seed 100, which no result
-reports. Where the lowest or the highest is best, tries on in that direction. The best is the run
-that ends nearest to the retrained model (tradeoff.py); among runs that lost too much to count, the
-one with the largest area. Prints the rates tried, with distance and area, and flags.RATES anew.
+For every method but `retain`, which forgets nothing to choose by (or for some: --only NAME ...),
+with SGD and with Adam, plain and with the level: tries half, once and twice its rate in
+harness/flags.py on seed 100, which no result reports. Where the lowest or the highest is best, it
+tries on in that direction. The best is the run that ends nearest to the retrained model
+(tradeoff.py); among runs that lost too much to count, the one with the largest area. Prints the
+rates tried, with distance and area, and flags.RATES anew.
 """
 import sys
 from dataclasses import replace
