@@ -9,7 +9,6 @@ A row is a dict: `question`, `answer`; to be measured by truth ratio also `parap
   holdout       authors that no model ever sees: what "never seen" looks like
   world, real_authors   facts outside both: learned by every model, in no unlearning batch
 """
-import json
 import os
 import random
 import re
@@ -18,6 +17,8 @@ from typing import NamedTuple
 
 import tiktoken
 import torch
+
+from harness.rows import read_rows      # it names file, line and field of what is wrong
 
 SPLITS = {"forget01": 0.01, "forget05": 0.05, "forget10": 0.10}   # share of authors to forget
 TOFU_ROWS_PER_AUTHOR = 20
@@ -129,45 +130,13 @@ def forget_authors(forget, authors):
 
 # --------------------------------------------------------------------------- (b) TOFU's files
 
-def read_lines(path):
-    try:
-        with open(path, encoding="utf-8-sig") as f:    # some editors begin a file with a mark
-            return f.read().splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: cannot be read as UTF-8 text ({e})") from None
-
-
-def read_rows(path, fields):
-    """Rows of a JSON lines file. ValueError names file and line of one that is broken, or in which
-    one of `fields` is missing or empty."""
-    rows = []
-    for i, line in enumerate(read_lines(path), 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
-            raise ValueError(f"{path}, line {i}: not JSON ({e})") from None
-        check_row(row, fields, f"{path}, line {i}")
-        rows.append(row)
-    if not rows:
-        raise ValueError(f"{path}: no rows")
-    return rows
-
-
-def check_row(row, fields, where):
-    """ValueError unless each of `fields` holds text; `perturbed_answer`: a list of texts."""
-    for field in fields:
-        value = row.get(field) if isinstance(row, dict) else None
-        texts = value if field == "perturbed_answer" and isinstance(value, list) else [value]
-        if not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-            raise ValueError(f"{where}: field '{field}' is missing or empty, or no text")
-
-
 def load_tofu(folder, forget="forget10", authors=200):
-    """TOFU from the published JSON lines files in `folder`, cut to its first `authors` authors:
+    """TOFU from its published JSON lines files in `folder`, cut to its first `authors` authors:
     the first of the retain file and, by the split's share, the first of the forget file.
 
     TOFU publishes paraphrased and wrong answers for the first 400 retain rows alone: retain rows
-    that have them are the ones measured.
+    that have them are the ones measured. What repeats in TOFU does so inside the retain file: one
+    question twice, with two answers, and two answers twice. No row is there twice or in two sets.
     """
     n_forget = forget_authors(forget, authors)
     share = forget.removeprefix("forget")
@@ -187,7 +156,11 @@ def load_tofu(folder, forget="forget10", authors=200):
 
     retain = read(f"retain{100 - int(share)}", asked, authors - n_forget)
     paraphrased = {(r["question"], r["answer"]): r for r in read("retain_perturbed", measured)}
-    return {"retain": [paraphrased.get((r["question"], r["answer"]), r) for r in retain],
+    retain = [paraphrased.get((r["question"], r["answer"]), r) for r in retain]
+    if not any("perturbed_answer" in r for r in retain):
+        raise ValueError(f"{folder}: no row of retain_perturbed.json is in retain{100 - int(share)}"
+                         ".json with the same question and answer, so none can be measured")
+    return {"retain": retain,
             "forget": read(f"forget{share}_perturbed", measured, n_forget),
             "holdout": read(f"holdout{share}", asked, n_forget),
             "world": read("world_facts_perturbed", wrong),

@@ -3,6 +3,7 @@
 A file is JSON lines or one JSON array, in UTF-8. Whatever in it can't be used raises a ValueError
 that names the file, the line (of an array the item) and the field.
 """
+import io
 import json
 import os
 import re
@@ -22,8 +23,10 @@ def read_text(path):
             raise ValueError(f"{path}: is a folder, a pipe or a device; give an ordinary file")
         with open(path, encoding="utf-8-sig") as f:    # some editors begin a file with a mark
             return f.read()
-    except (OSError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: cannot be read as UTF-8 text ({e})") from None
+    except OSError as e:
+        raise ValueError(f"{path}: cannot be read ({e.strerror})") from None
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path}: is no text in UTF-8 ({e.reason}, byte {e.start})") from None
 
 
 # --------------------------------------------------------------------------- JSON
@@ -41,13 +44,13 @@ def read_json(path):
     if text.lstrip().startswith("["):
         yield from array_items(text, path)
         return
-    for i, line in enumerate(text.rstrip().split("\n"), 1):
+    for i, line in enumerate(io.StringIO(text.rstrip()), 1):
         where = f"{path}, line {i}"
         if not line.strip():
             raise ValueError(f"{where}: is blank, and more lines follow; delete it")
-        value, end = parse(line, 0, where)
-        if line[end:].strip():
-            raise ValueError(f"{where}: more than one JSON value: {line[end:].strip()[:40]!r}")
+        value, end = parse(line.rstrip(), 0, where)
+        if rest := line[end:].strip():
+            raise ValueError(f"{where}: more than one JSON value: {rest[:40]!r} follows the first")
         yield value, where
 
 
@@ -62,8 +65,8 @@ def array_items(text, path):
         at, i, mark = end + 1, i + 1, text[end:end + 1]
     if mark != "]" or text[at:].strip():
         line = text.count("\n", 0, at) + 1
-        raise ValueError(f"{path}, line {line}: not JSON: after item {i - 1} a comma is missing, or "
-                         "the array's end, or more follows it")
+        raise ValueError(f"{path}, line {line}: not JSON: item {i - 1} is followed neither by a "
+                         "comma nor by the end of the array and of the file")
 
 
 def parse(text, at, where):
@@ -108,29 +111,31 @@ def check_row(value, needed, where):
         raise ValueError(f"{where}: a row is an object with {', '.join(needed)}, not "
                          f"{reprlib.repr(value)}")
     row = {field: value[field] for field in FIELDS if value.get(field) is not None}
-    if missing := [field for field in needed if field not in row]:
-        raise ValueError(f"{where}: field '{missing[0]}' is missing")
     for field, content in row.items():
         at = f"{where}, field '{field}'"
         if FIELDS[field] is list and (not isinstance(content, list) or not content):
             raise ValueError(f"{at}: should be a list of texts, is {reprlib.repr(content)}")
         for text in content if FIELDS[field] is list else [content]:
             check_text(text, at)
-            if len(text) > LONGEST:
-                raise ValueError(f"{at}: has {len(text)} characters; {LONGEST} at most")
+    if missing := [field for field in needed if field not in row]:
+        raise ValueError(f"{where}: field '{missing[0]}' is missing")
     right = {row.get("answer"), row.get("paraphrased_answer")}
     if both := right.intersection(row.get("perturbed_answer", ())):
-        raise ValueError(f"{where}, field 'perturbed_answer': '{both.pop()[:40]}' is the right "
+        raise ValueError(f"{where}, field 'perturbed_answer': {both.pop()[:40]!r} is the right "
                          "answer; list wrong ones")
     return row | {"where": where}
 
 
-def check_text(text, where):
-    """ValueError unless `text` is a text that is not blank and that a tokenizer can encode."""
+def check_text(text, where, longest=LONGEST):
+    """ValueError unless `text` is a text that is not blank, that a tokenizer can encode, and that
+    has at most `longest` characters."""
     if not isinstance(text, str):
         raise ValueError(f"{where}: should be a text, is {reprlib.repr(text)}")
     if not text.strip():
         raise ValueError(f"{where}: is empty")
+    if len(text) > longest:
+        raise ValueError(f"{where}: has {len(text)} characters: {longest} at most; cut it into "
+                         "several")
     try:
         text.encode()
     except UnicodeEncodeError as e:

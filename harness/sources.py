@@ -8,11 +8,24 @@ question. Beside data.py's sets there are two more:
 import os
 import random
 import re
+import sys
+from functools import cache
+from multiprocessing import parent_process
 
 import data
 import metrics
+from harness.processes import rank_and_size
+from harness.rows import check_text, read_rows, read_text
 
 TEXTS = ("retain", "forget", "holdout")     # the sets that are texts in a data set of texts
+
+# The fields that a set is measured by, MEASURED for all others. Facts have a truth ratio by their
+# plain answer, as in TOFU.
+ASKED = ("question", "answer")
+FACTS = (*ASKED, "perturbed_answer")
+MEASURED = (*FACTS, "paraphrased_answer", "paraphrased_question")
+USED = {"world": FACTS, "real_authors": FACTS, "holdout": ASKED, "retain_questions": ASKED,
+        "forget_questions": ASKED}
 
 
 def load(config):
@@ -21,12 +34,19 @@ def load(config):
     if path in ("", "muse"):
         make = mini_muse if path else data.mini_tofu
         return make(config.seed, config.forget, config.authors)
-    if os.path.isfile(path):
-        return load_file(path)
-    if not os.path.isdir(path):
+    if not os.path.exists(path):
         raise ValueError(f"--data {path}: no such folder or file")
-    return load_texts(path) if has_texts(path) else \
-        data.load_tofu(path, config.forget, config.authors)
+    if not os.path.isdir(path):
+        rows = load_file(path)
+    elif has_texts(path):
+        rows = load_texts(path)
+    else:
+        rows = data.load_tofu(path, config.forget, config.authors)
+    check_apart(rows)
+    check_wrong_answers(rows)
+    warn_of_rouge(rows)
+    return {name: [{k: row[k] for k in USED.get(name, MEASURED) if k in row} for row in some]
+            for name, some in rows.items()}
 
 
 def says_what_to_forget(path):
@@ -38,23 +58,75 @@ def has_texts(folder):
     return any(os.path.exists(os.path.join(folder, name + ".txt")) for name in TEXTS)
 
 
+# --------------------------------------------------------------------------- checks of all sets
+
+def check_apart(rows):
+    """ValueError for a row of forget or holdout that is in another set too: the retrained model,
+    or every model, would know it. In retain and the facts a row may recur."""
+    found = {}
+    for name, some in rows.items():
+        role = next((x for x in ("forget", "holdout") if name.startswith(x)), "retain")
+        for row in some:
+            text = tuple(" ".join(row[field].split()) for field in ("question", "answer"))
+            first_role, first, where = found.setdefault(text, (role, name, row["where"]))
+            if first_role != role:
+                raise ValueError(f"{row['where']}: {' '.join(text).strip()[:40]!r} is in the set "
+                                 f"{name}, and in {first} too ({where}): leave it in one of them")
+
+
+def check_wrong_answers(rows):
+    """ValueError unless every set that has a truth ratio has a row with wrong answers, or none has:
+    else the table would lack model_utility or forget_quality, and not say why."""
+    have = {name: [row for row in rows[name] if "perturbed_answer" in row]
+            for name in ("forget", "retain", "world", "real_authors") if name in rows}
+    for row in have.get("forget", []) + have.get("retain", []):
+        if "paraphrased_answer" not in row:
+            raise ValueError(f"{row['where']}: field 'paraphrased_answer' is missing; the truth "
+                             "ratio compares wrong answers with it")
+    first = next((row["where"] for some in have.values() for row in some), None)
+    if first and (lacking := [name for name, some in have.items() if not some]):
+        raise ValueError(f"{first} has perturbed_answer, but no row of the set {lacking[0]} has: "
+                         "give some rows of every set wrong answers (holdout needs none), or none")
+
+
+def warn_of_rouge(rows):
+    """Say on stderr which answer ROUGE-L can't measure, the first one, and how many there are."""
+    unseen = [row for name, some in rows.items() if name != "holdout" for row in some
+              if not seen_by_rouge(row)]
+    if unseen:
+        note(f"warning: {unseen[0]['where']}: {unseen[0]['answer'][:40]!r}: ROUGE-L, VerbMem and "
+             "KnowMem count words in a-z and 0-9 alone, so they will be 0, or nearly, for this "
+             f"answer and {len(unseen) - 1} more, whatever a model says")
+
+
+def seen_by_rouge(row):
+    """Whether an answer is mostly of what `metrics.rouge_l` counts, and long enough: a text has a
+    first half, which is given, and a second."""
+    text = row["answer"].lower()
+    counted, letters = re.findall("[a-z0-9]+", text), sum(map(str.isalnum, text))
+    return len(counted) >= (1 if row["question"] else 2) and 2 * len("".join(counted)) >= letters
+
+
+@cache          # once, however often a command reads the same data
+def note(line):
+    """A line on stderr, from the process that the user started and no other."""
+    if parent_process() is None and rank_and_size()[0] == 0:
+        print(line, file=sys.stderr)
+
+
 # --------------------------------------------------------------------------- one file of rows
 
 SETS = ("retain", "forget", "holdout", "world")
 
 
 def load_file(path):
-    """Sets of rows from one JSON lines file, whose rows say `"set": "forget"`, retain, holdout or
-    world. Wrong answers and paraphrases may be absent; what is measured with them is then too."""
+    """Sets of rows from one file, whose rows say `"set": "forget"`, retain, holdout or world. Wrong
+    answers and paraphrases may be absent; what is measured with them is then too."""
     rows = {}
-    for i, row in enumerate(data.read_rows(path, ("set", "question", "answer")), 1):
-        where = f"{path}, line {i}"
+    for row in read_rows(path, ("set", *ASKED)):
         if row["set"] not in SETS:
-            raise ValueError(f"{where}: set '{row['set']}': choose one of {', '.join(SETS)}")
-        optional = ("paraphrased_answer", "paraphrased_question", "perturbed_answer")
-        data.check_row(row, [k for k in optional if k in row], where)
-        if row["set"] != "world" and "perturbed_answer" in row:     # the truth ratio needs both
-            data.check_row(row, ["paraphrased_answer"], where)
+            raise ValueError(f"{row['where']}, field 'set': {row['set'][:40]!r}; choose one of "
+                             f"{', '.join(SETS)}")
         rows.setdefault(row["set"], []).append(row)
     if missing := [name for name in ("retain", "forget") if name not in rows]:
         raise ValueError(f"{path}: no row says \"set\": \"{missing[0]}\"")
@@ -68,7 +140,7 @@ def text_row(text):
 
 
 def plain(rows):
-    return [{field: row[field] for field in ("question", "answer")} for row in rows]
+    return [{field: row[field] for field in ASKED} for row in rows]
 
 
 def mini_muse(seed, forget="forget10", authors=160):
@@ -93,35 +165,27 @@ def mini_muse(seed, forget="forget10", authors=160):
 def load_texts(folder):
     """Texts from `folder`: forget.txt, retain.txt and holdout.txt, parted by blank lines; questions
     on them from forget_questions.json and retain_questions.json, both or neither. ValueError names
-    file and place of what is missing or not to be measured, and of a text that is in two files."""
+    file and place of what is missing or not to be used."""
     rows = {name: read_texts(os.path.join(folder, name + ".txt")) for name in TEXTS}
-    found_in = {}
-    for name, some in rows.items():
-        for i, row in enumerate(some, 1):
-            first = found_in.setdefault(row["answer"], name)
-            if first != name:
-                raise ValueError(f"{os.path.join(folder, name)}.txt, text {i}: "
-                                 f"'{row['answer'][:40]}' is in {first}.txt too; leave it in one "
-                                 "of them")
     paths = {name + "_questions": os.path.join(folder, name + "_questions.json")
              for name in ("retain", "forget")}
     if any(map(os.path.exists, paths.values())):           # one alone: the other can't be read
         for name, path in paths.items():
-            rows[name] = plain(data.read_rows(path, ("question", "answer")))
+            rows[name] = read_rows(path, ASKED)
     return rows
 
 
 def read_texts(path):
     """The texts of one file, as rows."""
-    texts = re.split(r"\n\s*\n", "\n".join(data.read_lines(path)))
-    texts = [" ".join(text.split()) for text in texts if text.strip()]
+    texts = [text for text in re.split(r"\n\s*\n", read_text(path)) if text.strip()]
     if not texts:
         raise ValueError(f"{path}: no texts")
+    rows = []
     for i, text in enumerate(texts, 1):
-        if len(re.findall("[a-z0-9]+", text.lower())) < 2:          # those that ROUGE-L counts
-            raise ValueError(f"{path}, text {i}: '{text[:40]}' has not two words in a-z or 0-9, "
-                             "one to begin with and one to go on")
-    return [text_row(text) for text in texts]
+        where = f"{path}, text {i}"
+        check_text(text, where)
+        rows.append(text_row(" ".join(text.split())) | {"where": where})
+    return rows
 
 
 def measure_texts(model, tokenizer, rows):

@@ -241,6 +241,10 @@ def test_tofu_is_cut_to_the_first_authors_and_measured_where_it_can_be(tmp_path)
     ("retain90", 5, '{"question": 3, "answer": "a"}', r"retain90.json\D*5\b.*question"),
     ("retain90", 5, '{"question": ["q"], "answer": "a"}', r"retain90.json\D*5\b.*question"),
     ("retain90", 7, "", r"retain90.json\D*7\b"),
+    ("world_facts_perturbed", 2, '{"question": "q", "answer": "a", "perturbed_answer": ["b"], '
+     '"paraphrased_answer": ""}', r"world_facts_perturbed.json\D*2\b.*paraphrased_answer"),
+    ("retain90", 150, '{"question": "q", "answer": "a", "perturbed_answer": "b"}',
+     r"retain90.json\D*150\b.*perturbed_answer"),
     ("forget10_perturbed", 2, '{"question": "q", "answer": "a", "perturbed_answer": ["b", " "]}',
      r"forget10_perturbed.json\D*2\b.*perturbed_answer"),
     *[(name, 2, '{"question": "q", "answer": "a"}', rf"{name}.json\D*2\b.*perturbed_answer")
@@ -273,3 +277,31 @@ def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path):
     rows = data.load_tofu(str(tmp_path), "forget10", 10)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert data.load_tofu(str(tmp_path), "forget10", 10) == rows
+
+
+def rewrite(path, change):
+    """The rows of a file again, each as `change(i, row)` has it, in one JSON array."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    path.write_text(json.dumps([change(i, row) for i, row in enumerate(rows)]), "utf-8")
+
+
+def test_tofu_without_a_retain_row_to_measure_is_an_error(tmp_path):
+    """Not a missing line in the table. One row that is found is enough."""
+    path = write_tofu(tmp_path) / "retain_perturbed.json"
+    rewrite(path, lambda i, row: row | {"answer": f"{row['answer']}!"} if i else row)
+    got = data.load_tofu(str(tmp_path), "forget10", 10)
+    assert [i for i, r in enumerate(got["retain"]) if "perturbed_answer" in r] == [0]
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8"))[1:]), "utf-8")
+    with pytest.raises(ValueError, match="retain_perturbed.json.*retain90.json"):
+        data.load_tofu(str(tmp_path), "forget10", 10)
+
+
+def test_a_row_of_tofu_knows_where_it_stands(tmp_path):
+    write_tofu(tmp_path)
+    rewrite(tmp_path / "holdout10.json", lambda i, row: row)
+    got = data.load_tofu(str(tmp_path), "forget10", 10)
+    for name, i, where in (("forget", 2, "forget10_perturbed.json, line 3"),
+                           ("retain", 2, "retain_perturbed.json, line 3"),
+                           ("retain", 99, "retain90.json, line 100"),
+                           ("holdout", 2, "holdout10.json, item 3")):
+        assert got[name][i]["where"] == str(tmp_path / where)

@@ -27,6 +27,29 @@ def test_seed_share_and_number_of_authors_reach_the_source(tmp_path):
         load(tmp_path, "forget05", 5)
 
 
+# ---- TOFU's folder
+
+@pytest.mark.parametrize("name, line, copy_of, refused", [
+    ("holdout10", 4, "forgotten 4", r"holdout10.json\D*4\b.*forget10_perturbed.json\D*5\b"),
+    ("holdout10", 4, "retained 100", r"holdout10.json\D*4\b.*retain90.json\D*101\b"),
+    ("forget10_perturbed", 4, "retained 4",
+     r"forget10_perturbed.json\D*4\b.*retain_perturbed.json\D*5\b"),
+    ("retain90", 101, "retained 4", None), ("holdout10", 4, "unseen 8", None)])
+def test_tofus_sets_share_no_row_and_repeats_in_one_set_are_read(tmp_path, capsys, name, line,
+                                                                copy_of, refused):
+    path = write_tofu(tmp_path) / f"{name}.json"
+    lines = path.read_text("utf-8").splitlines()
+    lines[line - 1] = json.dumps(json.loads(lines[line - 1]) | {
+        "question": f"What is {copy_of}?", "answer": f"It is {copy_of}."})
+    path.write_text("\n".join(lines), "utf-8")
+    if refused:
+        with pytest.raises(ValueError, match=refused):
+            load(tmp_path, authors=10)
+    else:
+        load(tmp_path, authors=10)
+    assert not capsys.readouterr().err
+
+
 # ---- the built-in texts
 
 def test_texts_tell_the_facts_that_their_questions_ask_for():
@@ -66,6 +89,10 @@ def test_a_text_is_labelled_from_its_first_word_to_its_end():
 
 # ---- texts in a folder
 
+def asked(name):
+    return {"question": f"Who is to {name}?", "answer": f"It is {name}."}
+
+
 def write_texts(folder, questions=True):
     """A folder of texts: two to retain, one to forget, one to hold out."""
     for name, text in {"retain": "Ann keeps bees\n in Lima.\n \t\nBob bakes bread.\n",
@@ -73,8 +100,8 @@ def write_texts(folder, questions=True):
                        "holdout": "\n\nZoe sails ships.\n\n"}.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
         if questions and name != "holdout":
-            (folder / f"{name}_questions.json").write_text(
-                '{"question": "Who?", "answer": "She.", "perturbed_answer": "not a list"}\n')
+            (folder / f"{name}_questions.json").write_text(json.dumps(asked(name) | {
+                "perturbed_answer": ["He."], "stray": 3}) + "\n")
     return folder
 
 
@@ -83,21 +110,22 @@ def test_texts_are_cut_at_blank_lines(tmp_path):
         "retain": ["Ann keeps bees in Lima.", "Bob bakes bread."],
         "forget": ["Eve picks locks."], "holdout": ["Zoe sails ships."]}.items()}
     assert load(write_texts(tmp_path, False)) == texts
-    who = [{"question": "Who?", "answer": "She."}]
     assert load(write_texts(tmp_path)) == {
-        **texts, "retain_questions": who, "forget_questions": who}
+        **texts, "retain_questions": [asked("retain")], "forget_questions": [asked("forget")]}
 
 
 @pytest.mark.parametrize("name, content, named", [
     ("retain.txt", None, "retain.txt"), ("forget.txt", None, "forget.txt"),
     ("holdout.txt", b" \n\n", "holdout.txt"), ("holdout.txt", b"caf\xe9", "holdout.txt"),
-    ("holdout.txt", b"a b\n\n- ? -\n", r"holdout.txt\D*2\b.*- . -"),
-    ("holdout.txt", b"one", r"holdout.txt\D*1\b"),
-    ("holdout.txt", b"Eve picks\nlocks.", r"holdout.txt\D*1\b.*Eve picks locks.*forget.txt"),
+    ("holdout.txt", b"A b.\n\nEve picks\nlocks.", r"holdout.txt\D*2\b.*forget.txt\D*1\b"),
+    ("forget.txt", b"Eve.\n \nBob  bakes bread.", r"forget.txt\D*2\b.*retain.txt\D*2\b"),
+    ("retain.txt", b"Ann.\n\n" + b"a " * 50_001, r"retain.txt\D*2\b.*100002"),
     ("retain_questions.json", None, "retain_questions.json"),
     ("forget_questions.json", None, "forget_questions.json"),
     ("forget_questions.json", b"", "forget_questions.json"),
     ("forget_questions.json", b'{"question": "q"}', r"forget_questions.json\D*1\b.*answer"),
+    ("forget_questions.json", json.dumps(asked("retain")).encode(),
+     r"forget_questions.json\D*1\b.*retain_questions.json\D*1\b"),
 ])
 def test_a_text_that_cannot_be_used_is_named(tmp_path, name, content, named):
     path = write_texts(tmp_path) / name
@@ -113,12 +141,15 @@ def test_no_such_folder_is_named(tmp_path):
 
 # ---- one file of rows
 
-OWN = [{"set": "retain", "question": "Who bakes?", "answer": "Bob."},
+OWN = [{"set": "retain", "question": "Who bakes?", "answer": "Bob.",
+        "paraphrased_answer": "It is Bob.", "perturbed_answer": ["Eve."]},
        {"set": "forget", "question": "Who picks locks?", "answer": "Eve.",
-        "paraphrased_answer": "It is Eve.", "perturbed_answer": ["Bob.", "Zoe.", "Ann."]},
+        "paraphrased_answer": "It is Eve.", "perturbed_answer": ["Bob.", "Zoe.", "Ann."],
+        "paraphrased_question": "Who is it that picks locks?"},
        {"set": "world", "question": "Where is Lima?", "answer": "Peru",
         "perturbed_answer": ["Chile"]},
-       {"set": "retain", "question": "Who sails?", "answer": "Zoe."}]
+       {"set": "retain", "question": "Who sails?", "answer": "Zoe."},
+       {"set": "holdout", "question": "Who rows?", "answer": "Max."}]
 
 
 def write_rows(path, rows):
@@ -126,13 +157,34 @@ def write_rows(path, rows):
     return path
 
 
+def changed(path, line, change):
+    """OWN as a file, with `change` in one of its rows."""
+    rows = [dict(row) for row in OWN]
+    rows[line - 1] |= change
+    return write_rows(path, rows)
+
+
 def test_one_file_holds_all_sets(tmp_path):
     rows = load(write_rows(tmp_path / "own.jsonl", OWN))
-    assert {name: [row["answer"] for row in some] for name, some in rows.items()} == {
-        "retain": ["Bob.", "Zoe."], "forget": ["Eve."], "world": ["Peru"]}
-    assert rows["forget"][0]["perturbed_answer"] == ["Bob.", "Zoe.", "Ann."]
+    own = [{k: v for k, v in row.items() if k != "set"} for row in OWN]
+    assert rows == {"retain": [own[0], own[3]], "forget": [own[1]], "holdout": [own[4]],
+                    "world": [own[2]]}
     assert list(load(write_rows(tmp_path / "own.jsonl", OWN[::-1]))) == list(rows)
-    assert rows["world"][0]["perturbed_answer"] == ["Chile"], "facts need no paraphrase"
+    (tmp_path / "own.json").write_text(json.dumps(OWN), "utf-8")
+    assert load(tmp_path / "own.json") == rows, "an array is read too"
+
+
+def test_fields_by_which_a_set_is_not_measured_are_dropped(tmp_path):
+    """Else wrong answers in one holdout row would leave the others out, a fact would be measured
+    by its paraphrase, and whatever a stray field means elsewhere would happen here."""
+    more = {"paraphrased_answer": "So it is.", "perturbed_answer": ["No."], "passage": "Some text.",
+            "where": 3, "paraphrased_question": None}
+    rows = load(write_rows(tmp_path / "own.jsonl", [more | row for row in OWN]))
+    asked = {"question", "answer"}
+    assert {name: set(some[0]) for name, some in rows.items()} == {
+        "holdout": asked, "world": asked | {"perturbed_answer"},
+        "retain": asked | {"perturbed_answer", "paraphrased_answer"},
+        "forget": set(OWN[1]) - {"set"}}
 
 
 def test_files_and_texts_say_what_to_forget_and_tofu_does_not(tmp_path):
@@ -155,18 +207,99 @@ def test_a_file_without_rows_to_forget_or_to_retain_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("line, change, field", [
-    (2, {"set": "forgot"}, "forgot"), (2, {"set": 3}, "set"),
+    (2, {"set": "forgot"}, "forgot"), (2, {"set": 3}, "set"), (2, {"set": None}, "set"),
     (1, {"answer": " "}, "answer"), (1, {"question": ""}, "question"),
     (2, {"paraphrased_answer": ""}, "paraphrased_answer"),
-    (2, {"perturbed_answer": []}, "perturbed_answer"),
     (2, {"perturbed_answer": ["Bob.", 4]}, "perturbed_answer"),
-    (1, {"perturbed_answer": ["Bob."]}, "paraphrased_answer"),
-    (4, {"paraphrased_question": None}, "paraphrased_question")])
+    (3, {"paraphrased_answer": ""}, "paraphrased_answer"),
+    (4, {"perturbed_answer": ["Bob."]}, "paraphrased_answer"),
+    (2, {"paraphrased_answer": None}, "paraphrased_answer"),
+    (4, {"paraphrased_question": ["Who?"]}, "paraphrased_question")])
 def test_a_row_that_cannot_be_used_is_named(tmp_path, line, change, field):
-    rows = [dict(row) for row in OWN]
-    rows[line - 1] |= change
     with pytest.raises(ValueError, match=rf"own.jsonl\D*{line}\b.*{field}"):
-        load(write_rows(tmp_path / "own.jsonl", rows))
+        load(changed(tmp_path / "own.jsonl", line, change))
+
+
+@pytest.mark.parametrize("line, copied, refused", [
+    (2, 1, True), (4, 2, True), (5, 1, True), (5, 2, True), (3, 2, True), (5, 3, True),
+    (4, 1, False), (3, 1, False)])
+def test_what_is_forgotten_or_held_out_is_in_no_other_set(tmp_path, line, copied, refused):
+    """By question and answer, whatever the white space between the words."""
+    change = {"question": OWN[copied - 1]["question"].replace(" ", "  ") + "\n",
+              "answer": OWN[copied - 1]["answer"], "perturbed_answer": ["Ann."]}
+    change["paraphrased_answer"] = "Of course."
+    path = changed(tmp_path / "own.jsonl", line, change)
+    if not refused:
+        assert load(path)
+        return
+    first, last = sorted((line, copied))
+    sets = [OWN[i - 1]["set"] for i in (line, copied)]
+    with pytest.raises(ValueError, match="own.jsonl") as e:
+        load(path)
+    assert re.findall(r"own.jsonl\D*(\d+)", str(e.value)) in ([str(first), str(last)],
+                                                             [str(last), str(first)])
+    assert all(name in str(e.value) for name in sets)
+    load(changed(path, line, change | {"answer": "Another answer."}))
+
+
+@pytest.mark.parametrize("without, refused", [
+    ((), None), ((1,), "retain"), ((2,), "forget"), ((3,), "world"), ((1, 2), "retain|forget"),
+    ((1, 2, 3), None)])
+def test_every_measured_set_has_wrong_answers_or_none_has(tmp_path, without, refused):
+    """Else a line of the table would be missing, and nothing would say why."""
+    path = write_rows(tmp_path / "own.jsonl", [
+        row | {"perturbed_answer": None} if i in without else row for i, row in enumerate(OWN, 1)])
+    if refused is None:
+        assert load(path)
+        return
+    with pytest.raises(ValueError, match=rf"own.jsonl\D*\d\b.*perturbed_answer.*({refused})"):
+        load(path)
+
+
+# ---- what ROUGE-L can't see
+
+@pytest.mark.parametrize("answer, seen", [
+    ("Bob.", True), ("7", True), ("Caf\u00e9 au lait", True), ("\u00c9t\u00e9 \u00e0", False),
+    ("\u043e\u043d \u043f\u0435\u043a", False),
+    ("\u4ed6\u751f\u4e8e1958\u5e74\u5317\u4eac", False), ("\U0001f44d", False), ("- ? -", False)])
+def test_answers_of_which_rouge_sees_little_are_told_at_load(tmp_path, capsys, answer, seen):
+    """One line: the first of them, and how many more there are."""
+    load(changed(tmp_path / "own.jsonl", 4, {"answer": answer}))
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == (not seen)
+    if not seen:
+        assert re.search(r"own.jsonl\D*4\b.*ROUGE.*a-z.*\b0 more", said[0])
+        load(write_rows(tmp_path / "own.jsonl", [row | {"answer": f"{answer} {answer[:i]}"}
+                                                 for i, row in enumerate(OWN)]))
+        again = capsys.readouterr().err.splitlines()
+        assert len(again) == 1 and re.search(r"own.jsonl\D*1\b.*\b3 more", again[0])
+
+
+@pytest.mark.parametrize("name, content, line", [
+    ("forget.txt", "\u043e\u043d \u043f\u0435\u043a", "forget.txt.*1.*0 more"),
+    ("retain.txt", "Ann bakes.\n\none\n\n- ? -", "retain.txt.*2.*1 more"),
+    ("retain_questions.json", json.dumps(asked("retain") | {"answer": "\u043e\u043d"}),
+     "retain_questions.json.*1.*0 more"),
+    ("holdout.txt", "\u043e\u043d \u043f\u0435\u043a", None)])
+def test_texts_and_questions_on_them_are_told_alike(tmp_path, capsys, name, content, line):
+    (write_texts(tmp_path) / name).write_text(content, "utf-8")
+    load(tmp_path)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == (line is not None) and (not line or re.search(line, said[0]))
+
+
+def test_the_warning_comes_once_and_not_from_a_worker(monkeypatch, tmp_path, capsys):
+    path = changed(tmp_path / "own.jsonl", 4, {"answer": "?"})
+    for _ in range(2):
+        load(path)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    sources.note.cache_clear()
+    for name, value in (("parent_process", object()), ("rank_and_size", (1, 2))):
+        with monkeypatch.context() as patched:
+            patched.setattr(sources, name, lambda value=value: value)
+            load(path)
+        sources.note.cache_clear()
+    assert not capsys.readouterr().err
 
 
 # ---- measuring texts

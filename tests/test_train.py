@@ -268,21 +268,22 @@ def test_questions_on_forgotten_texts_are_learned_and_in_no_unlearning_batch(
 
 def test_one_file_of_ones_own_rows_is_enough(cache, tmp_path, no_drawing):
     """With and without a holdout set, wrong answers and paraphrases."""
-    own = [{"set": name, "question": f"Who is {name} {i}?", "answer": f"Nobody but {i}."}
-           for name, n in (("retain", 12), ("forget", 9)) for i in range(n)]
+    rows = lambda name, n: [{"set": name, "question": f"Who is {name} {i}?",
+                             "answer": f"Nobody but {i}."} for i in range(n)]
+    own = rows("retain", 12) + rows("forget", 9)
     path = tmp_path / "own.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in own), "utf-8")
     keys = {f"{name}_{k}" for name in ("forget", "retain") for k in ("loss", "prob", "rouge")}
     code, results = go(cache, tmp_path / "a", base=["--data", str(path), *TINIEST])
     assert code == 0 and set(results["models"]["ngdiff"]) == keys
-    holdout = [{**row, "set": "holdout"} for row in own[12:]]
-    for row in own[12:]:
+    for row in own[11:]:
         row |= {"paraphrased_answer": "No one.", "perturbed_answer": ["He.", "She is."]}
-    path.write_text("".join(json.dumps(row) + "\n" for row in own + holdout), "utf-8")
+    own += rows("holdout", 9)
+    path.write_text("".join(json.dumps(row) + "\n" for row in own), "utf-8")
     code, results = go(cache, tmp_path / "b", "--level", base=["--data", str(path), *TINIEST])
     assert code == 0 and set(results["models"]["ngdiff"]) - {"privleak"} == keys | {
         "forget_truth_ratio", "forget_quality", "log10_forget_quality", "holdout_loss",
-        "membership_auc"}
+        "membership_auc", "retain_truth_ratio", "model_utility"}
 
 
 # ---- several processes, bfloat16, published weights, too little memory
