@@ -52,23 +52,23 @@ LINE = json.dumps(GOOD) + "\n"
 
 
 @pytest.mark.parametrize("content, named", [
-    ("", "own.json"), (" \n\n", "own.json"), ("[]", "own.json"), (" [ \n ] ", "own.json"),
-    (LINE + "\n" + LINE, r"\D*2\b"), ("\n" + LINE, r"\D*1\b"), (LINE + '{"half', r"line 2\b"),
-    (LINE + '{"a": 1,\n', r"line 2\b(?!.*line)"), (LINE + "{}{}", r"line 2\b"),
-    (LINE + "\ufeff" + LINE, r"line 2\b"), (LINE + "{} {}\u2028{}", r"line 2\b"),
-    (LINE + '{"a": ' + "[" * 100_000, r"line 2\b"),
-    (LINE + '{"a": ' + "9" * 5000 + "}", r"line 2\b"),
-    *[(LINE + f'{{"a": {x}}}', rf"line 2\b.*{x}") for x in ("NaN", "Infinity", "-Infinity")],
-    (LINE + '{"answer": "a", "answer": "b"}', r"line 2\b.*answer"),
-    (LINE + "set,question,answer", r"line 2\b"), (json.dumps([1], indent=1) + LINE, r"line 3\b"),
-    ("[1, 2", r"line 1\b.*2\b"), ("[1\n2]", r"line 2\b"), ("[1,\n2,]", r"item 3\b.*line 2"),
-    ("[1, [2, NaN]]", r"item 2\b.*NaN"), ("[1, " + "[" * 100_000, r"item 2\b"),
-    ("[", r"item 1\b"), ("[1] x", r"line 1\b"),
-    (LINE.encode() + b'{"a": "caf\xe9"}', "own.json"), (LINE.encode("utf-16"), "own.json"),
-    (LINE.encode() + b'{"a": "\xed\xa0\x80"}', "own.json"),          # half a character, as bytes
+    ("", ""), (" \n\n", ""), ("[]", "(?!.*item)"), (" [ \n ] ", "(?!.*item)"),
+    (LINE + "\n" + LINE, r", line 2\b.*blank"), (" \n" + LINE, r", line 1\b.*blank"),
+    (LINE + '{"half', r", line 2\b"), (LINE + '{"a": 1,\n' + LINE, r", line 2\b(?!.*line)"),
+    (LINE + "{}{}", r", line 2\b"), (LINE + "{} {}\u2028{}", r", line 2\b"),
+    (LINE + "\ufeff" + LINE, r", line 2\b"), (LINE + "set,question,answer", r", line 2\b"),
+    (LINE + '{"a": ' + "[" * 100_000, r", line 2\b"),
+    (LINE + '{"a": ' + "9" * 5000 + "}", r", line 2\b"),
+    *[(LINE + f'{{"a": {x}}}', rf", line 2\b.*{x}") for x in ("NaN", "Infinity", "-Infinity")],
+    (LINE + '{"answer": "a", "answer": "b"}', r", line 2\b.*answer"),
+    (json.dumps([1], indent=1) + LINE, r", line 3\b"), ("[1] x", r", line 1\b"),
+    ("[1, 2", r", line 1\b"), ("[1\n2]", r", line 2\b"), ("[1,\n2,]", r", item 3\b.*line 2"),
+    ("[1, [2, NaN]]", r", item 2\b.*NaN"), ("[1, " + "[" * 100_000, r", item 2\b"),
+    ("[", r", item 1\b"), (LINE.encode() + b'{"a": "caf\xe9"}', ""), (LINE.encode("utf-16"), ""),
+    (LINE.encode() + b'{"a": "\xed\xa0\x80"}', ""),                  # half a character, as bytes
 ])
 def test_what_is_not_json_is_named_by_file_and_line(tmp_path, content, named):
-    with pytest.raises(ValueError, match=rf"own.json.*{named}" if named != "own.json" else named):
+    with pytest.raises(ValueError, match=rf"own.json{named}"):
         list(rows.read_json(write(tmp_path, content)))
 
 
@@ -119,10 +119,11 @@ def test_unknown_fields_are_dropped():
     assert rows.check_row(GOOD | more, ("question",), "here") == GOOD | {"where": "here"}
 
 
-@pytest.mark.parametrize("row", [["a", "list"], "text", 3, None, True, [[[[[[[[[[]]]]]]]]]]])
+@pytest.mark.parametrize("row", [["a", "list"], "text", 3, None, True, ["a" * 1000] * 1000])
 def test_a_row_is_an_object(row):
-    with pytest.raises(ValueError, match="line 4.*question, answer"):
+    with pytest.raises(ValueError, match="line 4.*question, answer") as e:
         rows.check_row(row, ("question", "answer"), "line 4")
+    assert len(str(e.value)) < 400, "one line, whatever the row holds"
 
 
 @pytest.mark.parametrize("wrong", [["Bob."], ["Eve.", "So: Bob."]])
