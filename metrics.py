@@ -235,7 +235,7 @@ def generate(model, tokenizer, prompts, longest, batch_size=256):
         some = order[at:at + batch_size]
         generated = model.generate([prompts[i] for i in some], longest + 1, tokenizer.eot_token)
         for i, ids in zip(some, generated):
-            out[i] = ids
+            out[i] = [t for t in ids if t < tokenizer.n_vocab]      # a padded vocabulary has more
     return out
 
 

@@ -46,12 +46,12 @@ class Config:
     n_layer: int = flag(2, "transformer blocks")
     n_embd: int = flag(128, "width", data=192)
     n_head: int = flag(4, "attention heads")
-    init: str = flag("", "published GPT-2 weights to start from (.safetensors, .bin or .pt)")
+    init: str = flag("", "published GPT-2 weights to start from (.safetensors, .bin, .pt or .pth)")
     # training the target and the retrained model
     epochs: float = flag(40, "passes over the training rows")
     train_batch: int = flag(32, "rows a step")
-    train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0")
-    weight_decay: float = flag(0.3, "AdamW's")
+    train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0", init=1e-4)
+    weight_decay: float = flag(0.3, "AdamW's", init=0.01)
     # unlearning
     method: str = flag("ngdiff", "which direction to step along", choices=ngdiff.METHODS)
     level: bool = flag(False, "ours: raise each forget row to the loss of unseen rows, not further")

@@ -37,9 +37,10 @@ BOUNDS = dict(authors=(2, 10**5), seed=(0, 2**63 - 1), n_layer=(1, 1000), n_embd
               batch=(0, 10**6), micro_batch=(0, 10**6))
 
 
-def flag(default, text, data=None, choices=None):
-    """A flag, as a dataclass field: its default, help, other default with --data, choices."""
-    return field(default=default, metadata=dict(help=text, data=data, choices=choices))
+def flag(default, text, data=None, choices=None, init=None):
+    """A flag, as a dataclass field: its default, help, choices, other default with --data or
+    --init."""
+    return field(default=default, metadata=dict(help=text, data=data, choices=choices, init=init))
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,18 +52,18 @@ def parse(Config, argv, doc):
     """Command line to Config, every value checked. ValueError on a user's mistake."""
     parser = Parser(description=doc.split("\n\n")[0], allow_abbrev=False)
     for f in fields(Config):
-        other = f.metadata["data"]
         text = f.metadata["help"]
         if f.default:
-            text += f" (default: {f.default}" + (f", {other} with --data)" if other else ")")
+            text += f" (default: {f.default}" + "".join(
+                f", {f.metadata[k]} with --{k}" for k in ("data", "init") if f.metadata[k]) + ")"
         kind = dict(action=argparse.BooleanOptionalAction) if f.name == "autolr" else \
             dict(action="store_true") if f.type is bool else \
             dict(type=f.type, choices=f.metadata["choices"])
         parser.add_argument(f"--{f.name}", default=None, help=text, **kind)
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
-    defaults = {f.name: f.metadata["data"] if f.metadata["data"] and not built_in else f.default
-                for f in fields(Config)}
+    defaults = {f.name: given.get("init") and f.metadata["init"] or
+                not built_in and f.metadata["data"] or f.default for f in fields(Config)}
     defaults["tiny"] = built_in
     defaults["autolr"] = given.get("method", "ngdiff") == "ngdiff"
     config = Config(**{**defaults, **given})

@@ -1,88 +1,32 @@
-"""Published GPT-2 weights, from a file to a model: .safetensors, .bin or .pt.
-
-A file from a stranger can't run code: safetensors is read here byte by byte, the others by torch's
-reader of tensors and plain values.
-"""
+"""Published GPT-2 weights, from a file to a model and back."""
 import json
-import math
+import multiprocessing
 import os
-import pickle
-import struct
-import warnings
+import re
 
 import torch
 
 import data
+from harness.checkpoint_files import read_weights
 from model import GPT, GPTConfig
 
-
-def read_safetensors(path):
-    """The tensors of a .safetensors file (github.com/huggingface/safetensors), by name."""
-    dtypes = dict(F64=torch.double, F32=torch.float, F16=torch.half, BF16=torch.bfloat16,
-                  I64=torch.long, I32=torch.int, I16=torch.short, I8=torch.int8,
-                  U8=torch.uint8, BOOL=torch.bool)
-    with open(path, "rb") as f:   # 8 bytes: the header's length; the header, in JSON; the numbers
-        size, length = os.path.getsize(path) - 8, int.from_bytes(f.read(8), "little")
-        try:
-            header = {**json.loads(f.read(length if length <= size else 0))}
-        except (ValueError, TypeError, RecursionError) as e:
-            raise ValueError(f"{path}: cut short, or no safetensors file ({e})") from None
-        header.pop("__metadata__", None)
-        weights, spans, size = {}, [], size - length              # from here, bytes of numbers
-        for name, entry in header.items():
-            match entry:
-                case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(i), int(j)]} if (
-                        kind in dtypes and all(type(n) is int and n > 0 for n in shape) and
-                        math.prod(shape) * dtypes[kind].itemsize == j - i and 0 <= i < j <= size):
-                    f.seek(8 + length + i)
-                    f.readinto(data := bytearray(j - i))  # a memory map may have them unaligned
-                    weights[name] = torch.frombuffer(data, dtype=dtypes[kind]).view(shape)
-                    spans.append((i, j))
-                case _:
-                    raise ValueError(f"{path}: {name!r}: odd dtype, shape or place: {entry!s:.99}")
-    # Each tensor begins where another ends, the first at 0, and the last ends the file.
-    if sorted([0] + [j for _, j in spans]) != sorted([i for i, _ in spans] + [size]):
-        raise ValueError(f"{path}: its tensors overlap, or leave bytes over")
-    return weights
-
-
-def load_saved(path):
-    """What torch.save wrote to `path`, tensors and plain values only: a stranger's file can't run
-    code. ValueError if it is damaged."""
-    try:
-        with warnings.catch_warnings(action="ignore"):   # of torch's, about odd files
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError,
-            AttributeError, struct.error, pickle.UnpicklingError) as e:   # all met, in bad files
-        raise ValueError(f"{path}: damaged, or no checkpoint at all "
-                         f"({type(e).__name__})") from None
-
-
-def read_weights(path):
-    """The CPU tensors in a .safetensors, .bin or .pt file, by name; runs no code that is in it.
-
-    ValueError, naming the file, if it is missing, damaged or holds something else.
-    """
-    kind = os.path.splitext(path)[1]
-    if kind not in (".safetensors", ".bin", ".pt") or not os.path.isfile(path):
-        raise ValueError(f"{path}: no such file, or none of .safetensors, .bin and .pt")
-    if kind == ".safetensors":
-        return read_safetensors(path)
-    weights = load_saved(path)
-    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
-        raise ValueError(f"{path}: not a dict of tensors")
-    return {str(n): w.detach() for n, w in weights.items()}
+# The fields of config.json that change what a GPT-2 computes, and their values for what model.py
+# computes. The three activations are one formula. A field that is missing or null has the first.
+COMPUTED = dict(
+    model_type=("gpt2",), architectures=(["GPT2LMHeadModel"], ["GPT2Model"]),
+    activation_function=("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), layer_norm_epsilon=(1e-5,),
+    scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,),
+    add_cross_attention=(False,), tie_word_embeddings=(True,))
 
 
 def from_gpt2(path):
     """The GPT in a published GPT-2 checkpoint (any size, names as on the hub), float32 on the CPU.
 
-    ValueError names the file and what in it is missing, unknown, of another shape or not finite.
+    ValueError names the file and what in it is missing, unknown, of another shape or not finite, or
+    the field of the config.json beside it that says other than file or model.py.
     Memory: the weights as read and a few of the largest, for each is let go once copied.
     """
-    weights = read_weights(path)
-    if "wte.weight" in weights:   # files come with and without the prefix
-        weights = {"transformer." * (n != "lm_head.weight") + n: w for n, w in weights.items()}
+    weights = plain_names(path, read_weights(path))
     # GPT-2's layers c_* are "Conv1D", (in, out) where nn.Linear has (out, in). Masks are left out.
     weights = {n: w.transpose(0, -1) if ".c_" in n else w for n, w in weights.items()
                if not n.endswith((".attn.bias", ".attn.masked_bias"))}
@@ -92,13 +36,38 @@ def from_gpt2(path):
     if not torch.equal(weights.pop("lm_head.weight", wte), wte):
         raise ValueError(f"{path}: lm_head.weight is not wte.weight, to which GPT-2 ties it")
     (V, C), n_layer = wte.shape, len({n.split(".")[2] for n in weights if ".h." in n})
+    n_layer = max(1, min(n_layer, len(weights) // 12 + 1))   # a layer has 12: names alone make none
+    size = GPTConfig(V, len(wpe), n_layer, heads(path, C), C)
+    check_shapes(path, weights, size)
+    check_config(path, size)
+    return filled(path, weights, size)
+
+
+def plain_names(path, weights):
+    """The weights under the names that model.py has. Files come with and without "transformer.";
+    wrappers of the model put more before it."""
+    out = {re.sub(r"^((module|_orig_mod)\.)+", "", n): w for n, w in weights.items()}
+    if len(out) < len(weights):
+        raise ValueError(f"{path}: some weights are there twice, with module. or _orig_mod. before "
+                         "their names and without")
+    if "wte.weight" in out:
+        out = {"transformer." * (n != "lm_head.weight") + n: w for n, w in out.items()}
+    return out
+
+
+def check_shapes(path, weights, size):
     with torch.device("meta"):    # shapes alone
-        model = GPT(GPTConfig(V, len(wpe), n_layer or 1, heads(path, C), C))
-    want = {n: p.shape for n, p in model.named_parameters()}
+        want = {n: p.shape for n, p in GPT(size).named_parameters()}
     have = {n: w.is_floating_point() and w.shape for n, w in weights.items()}
     if wrong := sorted(n for n in want | have if want.get(n) != have.get(n)):
         raise ValueError(f"{path}: {len(wrong)} weights missing, unknown or misshapen: {wrong[:3]}")
-    state = {n: torch.empty(shape).copy_(weights.pop(n)) for n, shape in want.items()}
+
+
+def filled(path, weights, size):
+    """The model of that size with these weights, which are let go one by one."""
+    with torch.device("meta"):
+        model = GPT(size)
+    state = {n: torch.empty(p.shape).copy_(weights.pop(n)) for n, p in model.named_parameters()}
     if bad := [n for n, w in state.items() if not w.isfinite().all()]:
         raise ValueError(f"{path}: {len(bad)} weights hold NaN or infinity: {bad[:3]}")
     model.load_state_dict(state, strict=False, assign=True)
@@ -106,21 +75,55 @@ def from_gpt2(path):
     return model
 
 
+# --------------------------------------------------------------------------- config.json
+
+def config_beside(path):
+    """(name of the config.json beside the weights, what it says), or (its name, None) without."""
+    beside = os.path.join(os.path.dirname(path), "config.json")
+    if not os.path.isfile(beside):
+        return beside, None
+    try:
+        with open(beside, encoding="utf-8") as f:
+            said = {**json.load(f)}
+    except (OSError, ValueError, TypeError, RecursionError) as e:
+        raise ValueError(f"{beside}: not to be read as a JSON object ({e!s:.99})") from None
+    if missing := [k for k in ("n_head", "n_layer") if said.get(k) is None]:
+        raise ValueError(f"{beside}: {missing[0]} is missing: no weight tells it")
+    return beside, said
+
+
 def heads(path, C):
     """How many attention heads the model in `path` has: what the config.json beside it says, or
     else heads of 64, as in every published size. No weight's shape tells."""
-    beside = os.path.join(os.path.dirname(path), "config.json")
-    n_head = C / 64
-    if os.path.isfile(beside):
-        try:
-            with open(beside, encoding="utf-8") as f:
-                n_head = json.load(f)["n_head"]
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise ValueError(f"{beside}: no n_head to be read there ({e!r:.99})") from None
-    if not isinstance(n_head, (int, float)) or n_head < 1 or n_head % 1 or C % n_head:
-        raise ValueError(f"{path}: a width of {C} and {n_head} heads ({beside} may tell n_head)")
-    return int(n_head)
+    beside, said = config_beside(path)
+    n = C / 64 if said is None else said["n_head"]
+    if not isinstance(n, (int, float)) or n < 1 or n % 1 or C % n:
+        raise ValueError(f"{path}: a width of {C} and n_head {n!s:.99} ({beside} may tell n_head)")
+    return int(n)
 
+
+def check_config(path, size):
+    """ValueError unless the config.json beside the weights describes what model.py computes from
+    them. Without one, says once what is assumed."""
+    beside, said = config_beside(path)
+    if said is None:
+        if multiprocessing.parent_process() is None:    # the two trainings' processes stay silent
+            print(f"{path}: no config.json beside it, so assumed: n_head {size.n_head} (heads of "
+                  f"64), n_layer {size.n_layer} (all that the model has), gelu_new, layer norm's "
+                  "epsilon 1e-5")
+        return
+    shapes = dict(n_layer=size.n_layer, n_embd=size.n_embd, vocab_size=size.vocab_size,
+                  n_positions=size.block_size, n_ctx=size.block_size, n_inner=4 * size.n_embd)
+    for field, value in shapes.items():
+        if said.get(field) not in (value, None):
+            raise ValueError(f"{beside}: {field} {said[field]!s:.99}, but {path} has {value}")
+    for field, values in COMPUTED.items():
+        if said.get(field) not in (*values, None):
+            raise ValueError(f"{beside}: {field} {said[field]!s:.99}, but model.py computes what "
+                             f"{values[0]} stands for; other models can't be read")
+
+
+# --------------------------------------------------------------------------- back, and into a run
 
 def to_gpt2(model):
     """The model's weights, on the CPU, as published GPT-2 checkpoints hold them."""
@@ -129,7 +132,9 @@ def to_gpt2(model):
 
 
 def initial_model(config, tokenizer, rows):
-    """The model before training: random, the same for a seed, or the published one of --init."""
+    """The model before training: random, the same for a seed, or the published one of --init.
+    GPT-2's vocabulary is often padded (to 50304, or by one token): the rows after the tokenizer's
+    stay, so that the logits are the published ones."""
     longest, where = data.longest_row(tokenizer, rows)
     if not config.init:
         torch.manual_seed(config.seed)
@@ -137,7 +142,8 @@ def initial_model(config, tokenizer, rows):
         return GPT(GPTConfig(tokenizer.n_vocab, longest, *size))
     model = from_gpt2(config.init)
     V, T = model.config.vocab_size, model.config.block_size
-    if tokenizer.n_vocab != V or longest > T:
+    padded = config.tokenizer == "gpt2" and V > tokenizer.n_vocab
+    if not (tokenizer.n_vocab == V or padded) or longest > T:
         raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
                          f"but the data has {tokenizer.n_vocab} and {where} is {longest} long; "
                          "published weights go with --tokenizer gpt2")
