@@ -1,0 +1,90 @@
+"""Assignments on the paper, with a grader.
+
+    python -m assignments                 the list: number, title, points, minutes, state
+    python -m assignments show N          the task
+    python -m assignments start N DIR     a copy of the project in which assignment N is blank
+    python -m assignments check N         in such a copy: points, test by test
+    python -m assignments hint N          in such a copy: the next of three hints
+    python -m assignments handout N DIR   the same copy as `start` makes, for a class
+    python -m assignments grade N DIR ... [--csv FILE] [--json FILE]    the teacher's
+"""
+import argparse
+import json
+import os
+import sys
+
+import assignments
+from assignments import blank
+from assignments.blank import ROOT
+
+
+def state(root=ROOT):
+    """What a student's copy remembers: {"assignment": number, "points": ..., "hints": ...}; {} in
+    the project itself."""
+    path = os.path.join(root, blank.STATE)
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def show_list(found):
+    kept = state()
+    print(" N  title" + " " * 40 + "points  by hand  minutes  state")
+    for n, a in found.items():
+        now = ""
+        if n == kept.get("assignment"):
+            points = kept.get("points")
+            now = "not begun" if points is None else \
+                "done" if points == a.total else f"{points} of {a.total}"
+        print(f"{n:2}  {a.title:44} {a.total:6}  {a.by_hand:7}  {a.minutes:7}  {now}".rstrip())
+
+
+def show(a):
+    print(f"Assignment {a.number}: {a.title}\n{a.section}. About {a.minutes} minutes, {a.total} "
+          f"points by tests, {a.by_hand} by hand.\n")
+    for name in a.functions:
+        print(f"  to write: {name}")
+    print(f"\n{a.text.strip()}")
+
+
+def start(a, folder):
+    blank.start(a, folder)
+    print(f"{folder}: assignment {a.number}, {a.title}. Go on with:\n"
+          f"  cd {folder}\n  python -m assignments show {a.number}")
+
+
+def command(argv):
+    parser = argparse.ArgumentParser(prog="python -m assignments", usage=__doc__,
+                                     allow_abbrev=False)
+    parser.add_argument("what", nargs="?", default="list",
+                        choices=("list", "show", "start", "check", "hint", "handout", "grade"))
+    parser.add_argument("number", nargs="?", type=int)
+    parser.add_argument("folders", nargs="*")
+    parser.add_argument("--csv")
+    parser.add_argument("--json")
+    args, found = parser.parse_args(argv), assignments.load()
+    if args.what == "list":
+        return show_list(found)
+    if args.number not in found:
+        raise ValueError(f"{args.what} {args.number}: choose an assignment from "
+                         f"{min(found)} to {max(found)}")
+    a = found[args.number]
+    if args.what == "show":
+        return show(a)
+    if args.what in ("start", "handout"):
+        if len(args.folders) != 1:
+            raise ValueError(f"{args.what} {a.number}: name one new folder after the number")
+        return start(a, args.folders[0])
+
+
+def main(argv=None):
+    try:
+        return command(argv) or 0
+    except ValueError as e:
+        print(f"assignments: {e}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
