@@ -116,8 +116,11 @@ def read(path, number, root=ROOT):
         demand(isinstance(n, int) and n > 0, "points", f"of {test} are {n!r}: a whole number > 0")
         demand(has_test(root, test), "points", f"of {test}: there is no such test")
     for name in functions:
-        file, within, condition = place(name, root)
-        cut(read_text(root, file), within, condition)
+        try:
+            file, within, condition = place(name, root)
+            cut(read_text(root, file), within, condition)
+        except ValueError as e:
+            demand(False, "functions", e)
     values["points"] = points
     return Assignment(number=number, functions=functions, bugs=[Bug(**bug) for bug in bugs],
                       **values)

@@ -14,7 +14,7 @@ import os
 import sys
 
 import assignments
-from assignments import blank
+from assignments import blank, grade
 from assignments.blank import ROOT
 
 
@@ -54,6 +54,60 @@ def start(a, folder):
           f"  cd {folder}\n  python -m assignments show {a.number}")
 
 
+def own_assignment(a, kept):
+    """ValueError unless this is the student's copy of that assignment."""
+    if kept.get("assignment") != a.number:
+        where = f"of assignment {kept['assignment']}" if kept else "no student's copy"
+        raise ValueError(f"this is {where}: `python -m assignments start {a.number} DIR` makes one "
+                         f"of assignment {a.number}; go on there")
+
+
+def remember(**facts):
+    blank.write_text(ROOT, blank.STATE, json.dumps({**state(), **facts}) + "\n")
+
+
+def check(a):
+    """Run this copy's tests on this copy's code, and show each failure in three lines."""
+    kept = state()
+    own_assignment(a, kept)
+    points = a.points[kept.get("bug", "")]
+    job = grade.Job("", "", ROOT, a.functions, points, a.number)
+    (_, score), = grade.scores([job])
+    for test, (got, of, lines) in score.tests.items():
+        claim, *rest = lines or [test.partition("::test_")[2].replace("_", " ")]
+        print("\n         ".join([f"{got:2} of {of}  {claim}", *rest]))
+    print(f"{score.points} of {score.total} points; {score.why}")
+    remember(points=score.points)
+    if score.points < score.total:
+        print("The whole of a failure: python -m pytest FILE::TEST. A hint: python -m assignments "
+              f"hint {a.number}")
+
+
+def hint(a):
+    """Show the next hint, and remember that it was shown."""
+    kept = state()
+    own_assignment(a, kept)
+    n = min(kept.get("hints", 0) + 1, len(a.hints))
+    print(f"Hint {n} of {len(a.hints)}. {a.hints[n - 1].strip()}")
+    print(f"{len(a.hints) - n} left.")
+    remember(hints=n)
+
+
+def grade_all(a, folders, csv, to_json):
+    """Print a line a submission, and write the files."""
+    if state():
+        raise ValueError("grade: this is a student's copy; the teacher grades from the project")
+    if not folders:
+        raise ValueError("grade: name the submissions' folders after the number")
+    found = []
+    for score in grade.grade(a, folders):
+        print(f"{score.points:3} of {score.total}  {score.name}: {score.why}", flush=True)
+        found.append(score)
+    for path, write in ((csv, grade.write_csv), (to_json, grade.write_json)):
+        if path:
+            write(path, found)
+
+
 def command(argv):
     parser = argparse.ArgumentParser(prog="python -m assignments", usage=__doc__,
                                      allow_abbrev=False)
@@ -76,6 +130,9 @@ def command(argv):
         if len(args.folders) != 1:
             raise ValueError(f"{args.what} {a.number}: name one new folder after the number")
         return start(a, args.folders[0])
+    if args.what == "grade":
+        return grade_all(a, args.folders, args.csv, args.json)
+    return check(a) if args.what == "check" else hint(a)
 
 
 def main(argv=None):

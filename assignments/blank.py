@@ -29,31 +29,32 @@ def place(name, root=ROOT):
     raise ValueError(f"{name}: no file of the project has this function")
 
 
-def find(body, path):
-    """The ast node of the function `path`, such as ["Attention", "forward"], or None."""
-    for node in body:
-        if getattr(node, "name", None) == path[0]:
-            return node if len(path) == 1 else find(node.body, path[1:])
-    return None
+def find(tree, path):
+    """The ast node of the function or class `path`, such as ["Attention", "forward"], or None."""
+    for name in path:                            # of two with one name, Python takes the last
+        tree = next((node for node in reversed(getattr(tree, "body", []))
+                     if getattr(node, "name", None) == name), None)
+    return tree
 
 
-def cut(source, path, condition=None):
-    """(first, end): the lines [first:end] of `source` that are the body of that function, or of its
-    branch with that `if`, without the docstring. ValueError if it is not there."""
-    node, lines = find(ast.parse(source).body, path), source.splitlines()
+def body_of(tree, path, condition=None):
+    """The statements of that function, or of its branch with that `if`, without the docstring.
+    ValueError if it is not there."""
+    node = find(tree, path)
     if node and condition:
         node = next((n for n in ast.walk(node) if isinstance(n, ast.If) and
                      ast.unparse(n.test) == condition), None)
     if node is None:
         raise ValueError(f"{'.'.join(path)}{f' if {condition}' if condition else ''}: not found")
-    body = node.body
-    if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant) and not condition:
-        first = body[0].end_lineno
-    else:
-        first = min([body[0].lineno] + [d.lineno for d in getattr(body[0], "decorator_list", [])])
+    return node.body[1:] if not condition and ast.get_docstring(node) else node.body
+
+
+def cut(source, path, condition=None):
+    """(first, end): the lines [first:end] of `source` that are that body, comments included."""
+    body, lines = body_of(ast.parse(source), path, condition), source.splitlines()
+    first = min(n.lineno for n in [body[0], *getattr(body[0], "decorator_list", [])]) - 1
+    while lines[first - 1].lstrip().startswith("#"):
         first -= 1
-        while lines[first - 1].lstrip().startswith("#"):
-            first -= 1
     return first, body[-1].end_lineno
 
 
@@ -61,12 +62,70 @@ def blanked(source, path, condition, number):
     """`source` with that body replaced by `raise NotImplementedError("assignment N")`."""
     first, end = cut(source, path, condition)
     lines = source.splitlines(keepends=True)
-    node_line = lines[end - 1] if first == end else lines[first]
-    while not node_line.strip():                     # a blank line after the docstring
-        node_line = lines[first := first + 1]
-    indent = node_line[:len(node_line) - len(node_line.lstrip())]
+    indent = lines[first][:len(lines[first]) - len(lines[first].lstrip())]
     lines[first:end] = [f'{indent}raise NotImplementedError("assignment {number}")\n']
     return "".join(lines)
+
+
+def is_blank(source, path, condition=None):
+    """Whether that body is still the blank. A function that is not there is none."""
+    try:
+        body = body_of(ast.parse(source), path, condition)
+    except ValueError:
+        return False
+    return [ast.unparse(node)[:26] for node in body] == ["raise NotImplementedError("]
+
+
+def binds(node):
+    """The names that a statement at the top of a module binds, as far as they are plain ones."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and
+                isinstance(n.ctx, ast.Store)}
+    return {node.name} if hasattr(node, "name") else set()
+
+
+def merged(shipped, student, paths):
+    """(source, left out): the shipped module with the student's version of the functions `paths`,
+    such as [["direction"], ["Attention", "forward"]], and with what the student added: imports,
+    constants, functions, classes and, in the classes of `paths`, methods. All else is as shipped.
+    left out: lines of the student's other new statements. SyntaxError, ValueError, RecursionError
+    if the student's source can't be read."""
+    tree, theirs, left_out, imports = ast.parse(shipped), ast.parse(student), [], []
+    for path in paths:
+        owner, old, new = find(tree, path[:-1]), find(tree, path), find(theirs, path)
+        if new is None:
+            new, old.body = old, ast.parse("raise NotImplementedError('missing')").body
+        owner.body[owner.body.index(old)] = new
+        known, own = {n for node in owner.body for n in binds(node)}, find(theirs, path[:-1])
+        owner.body += [n for n in own.body if path[1:] and not binds(n) & known] if own else []
+    names = {name for node in tree.body for name in binds(node)}
+    same = {ast.dump(node) for node in tree.body}
+    for node in theirs.body:
+        new = not binds(node) & names
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            imports += [node] if new else []
+        elif new and isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)):
+            tree.body.append(node)
+        elif not hasattr(node, "name") and ast.dump(node) not in same:
+            left_out.append(f"line {node.lineno}")
+    tree.body[1:1] = imports                     # after the module's docstring
+    return ast.unparse(ast.fix_missing_locations(tree)) + "\n", left_out
+
+
+def around(bug, root=ROOT):
+    """The function that holds the lines of a Bug: "ngdiff.probe"."""
+    source = read_text(root, bug.file)
+    line = source[:source.index(bug.old)].count("\n") + 1
+    path, body = [], ast.parse(source).body
+    while body:
+        node = next((n for n in body if hasattr(n, "name") and n.lineno <= line <= n.end_lineno),
+                    None)
+        path, body = (path + [node.name], node.body) if node else (path, None)
+        if isinstance(node, ast.FunctionDef):
+            break
+    return ".".join([bug.file.removesuffix(".py").replace("/", ".")] + path)
 
 
 # --------------------------------------------------------------------------- copies
@@ -122,10 +181,13 @@ def start(assignment, folder, root=ROOT):
         copy(assignment, folder, root)
         for name in assignment.functions:
             file, path, condition = place(name, root)
-            write_text(folder, file, blanked(read_text(folder, file), path, condition, assignment.number))
+            text = blanked(read_text(folder, file), path, condition, assignment.number)
+            write_text(folder, file, text)
     for i, bug in enumerate(assignment.bugs, 1):
-        copy(assignment, os.path.join(folder, f"bug{i}"), root)
-        write_text(os.path.join(folder, f"bug{i}"), bug.file, replaced(read_text(root, bug.file), bug))
+        own = os.path.join(folder, f"bug{i}")
+        copy(assignment, own, root)
+        write_text(own, bug.file, replaced(read_text(root, bug.file), bug))
+        write_text(own, STATE, json.dumps({"assignment": assignment.number, "bug": f"bug{i}"}) + "\n")
 
 
 def replaced(source, bug):

@@ -1,0 +1,186 @@
+"""Inside a submission's process: limits, the student's functions, pytest, and what it saw."""
+import ast
+import contextlib
+import json
+import os
+import re
+import sys
+
+from assignments import blank
+
+MEMORY = 16 * 2**30      # bytes of address space: torch reserves far more than it uses
+FILE_SIZE = 64 * 2**20   # bytes that may be written to one file
+WIDTH = 100
+WATCHED = ("builtins", "math", "random", "pytest", "numpy", "torch", "torch.testing",
+           "torch.nn.functional")
+
+
+def run(job, report, word):
+    """Run the tests of `job` (see grade.Job) and write what happens to the file `report`."""
+    out = os.open(report, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+    def tell(**facts):
+        os.write(out, (word + json.dumps(facts) + "\n").encode())
+    isolate()
+    try:
+        files = prepare(job, tell)
+    except SyntaxError as e:
+        return tell(broken=f"{e.filename}, line {e.lineno}: {type(e).__name__}: {e.msg}")
+    except FileNotFoundError as e:
+        return tell(broken=f"{os.path.relpath(e.filename, job['student'])} is missing")
+    except (OSError, ValueError, RecursionError, MemoryError) as e:
+        return tell(broken=f"not to be read: {type(e).__name__}: {e}"[:WIDTH])
+    sys.dont_write_bytecode = True
+    os.chdir(job["root"])
+    sys.path[:] = [job["root"]] + [p for p in sys.path if p not in ("", blank.ROOT)]
+    sys.addaudithook(no_other_copy(os.path.realpath(job["root"]), files))
+    import pytest
+    import torch
+    torch.set_num_threads(1)
+    code = pytest.main([*job["points"], "--rootdir", ".", "-c", "pytest.ini", "-q", "-s", "-p",
+                        "no:cacheprovider", "-p", "no:legacypath", "-p", "no:unraisableexception", "-p", "no:threadexception"], plugins=[Recorder(tell)])
+    tell(end=int(code))
+
+
+def isolate():
+    """A process group of its own, limits, and no output."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+    with contextlib.suppress(ImportError, ValueError, OSError):      # Windows, macOS
+        import resource
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        del os.environ[name]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+
+
+def prepare(job, tell):
+    """Bring the student's functions into job's copy. Returns the names of the files they are in."""
+    places = [(name, *blank.place(name, job["root"])[:2]) for name in job["functions"]]
+    files, notes, blanks = {file for _, file, _ in places}, [], []
+    for file in sorted(files):
+        student = blank.read_text(job["student"] or job["root"], file)
+        try:
+            ast.parse(student, file)
+            if job["student"]:
+                paths = [path for _, f, path in places if f == file]
+                text, dropped = blank.merged(blank.read_text(job["root"], file), student, paths)
+                blank.write_text(job["root"], file, text)
+                notes += [f"{file}: left out {what}" for what in dropped]
+        except SyntaxError as e:
+            e.filename = file
+            raise
+        blanks += [name for name, f, _ in places if f == file and
+                   blank.is_blank(student, *blank.place(name, job["root"])[1:])]
+    tell(notes=notes, blanks=blanks)
+    return {os.path.basename(file).removesuffix(".py") for file in files}
+
+
+def no_other_copy(root, names):
+    """An audit hook: files named like the assignment's can be read in `root` alone."""
+    def hook(event, args):
+        if event == "open" and isinstance(args[0], str) and args[0].endswith((".py", ".pyc")):
+            folder, name = os.path.split(args[0])
+            if name.partition(".")[0] in names:
+                folder = os.path.realpath(folder).removesuffix(os.sep + "__pycache__")
+                if folder != root and not folder.startswith(root + os.sep) and \
+                        os.path.exists(os.path.join(folder, "ngdiff.py")):
+                    raise PermissionError(f"another copy of the project is not to be read: {name}")
+    return hook
+
+
+# --------------------------------------------------------------------------- what pytest sees
+
+class Recorder:
+    """A pytest plugin: tells what was collected, and of each test whether it passed and why not."""
+
+    def __init__(self, tell):
+        self.tell, self.right, self.lines, self.changed = tell, False, [], None
+        self.parts = parts(WATCHED + tuple(n for n in sys.modules if n.startswith("_pytest.")))
+
+    def pytest_collectreport(self, report):
+        if report.failed:
+            error = [line for line in str(report.longrepr).splitlines() if line.startswith("E ")]
+            self.tell(broken=" ".join((error or ["not to be imported"])[-1][1:].split())[:WIDTH])
+
+    def pytest_collection_finish(self, session):
+        self.tell(collected=[item.nodeid for item in session.items])
+        self.parts += parts({item.module.__name__ for item in session.items})
+
+    def pytest_runtest_logstart(self, nodeid):
+        self.right, self.lines = False, []
+        self.tell(begin=nodeid.partition("::")[2])
+
+    def pytest_runtest_makereport(self, item, call):
+        if call.excinfo:
+            self.lines = self.lines or three_lines(item, call.excinfo)
+        elif call.when == "call":
+            self.right = True
+
+    def pytest_runtest_logfinish(self, nodeid):
+        if not self.changed:
+            self.changed = next((f"{label}.{name}" for owner, label, name, value in self.parts
+                                 if vars(owner).get(name) is not value), None)
+            if self.changed:
+                self.tell(changed=self.changed)
+        lines = [f"{self.changed} was changed"] if self.changed else self.lines
+        self.tell(test=nodeid, passed=self.right and not lines, lines=lines)
+
+
+def parts(modules):
+    """The functions and methods of those modules: [(owner, its name, name, value)]."""
+    found = []
+    for label in sorted(modules):
+        module = sys.modules[label]
+        owners = [(module, label)] + [(c, f"{label}.{n}") for n, c in vars(module).items()
+                                      if isinstance(c, type) and (c.__module__ == label or
+                                                                  n == "Tensor")]
+        found += [(owner, name, key, value) for owner, name in owners
+                  for key, value in vars(owner).items()
+                  if callable(value) or isinstance(value, property)]
+    return found
+
+
+def three_lines(item, excinfo):
+    """A failure: the claim, the line of the test that broke, and what was expected and got. The
+    claim is the first sentence of the test's docstring, or its name in words."""
+    claim = (item.function.__doc__ or item.originalname.removeprefix("test_").replace("_", " "))
+    claim = " ".join(claim.split()).partition(". ")[0]
+    inside = [entry for entry in excinfo.traceback if str(entry.path) == str(item.path)]
+    call = " ".join(str(inside[-1].statement).split()) if inside else item.name
+    last = excinfo.traceback[-1]
+    return [cut(claim), cut(f"call {call}"), cut(f"got  {got(excinfo, last, last not in inside)}")]
+
+
+def got(excinfo, last, outside):
+    """What came out, and what was expected. last: where it was raised; outside: of the test."""
+    text, half = str(excinfo.value), (WIDTH - 20) // 2
+    if excinfo.type.__name__ == "Failed" and "DID NOT RAISE" in text:
+        return f"no exception, expected {text.split('DID NOT RAISE')[1].strip()}"
+    if not isinstance(excinfo.value, AssertionError) or outside:
+        first = text.splitlines()[0] if text else ""
+        return f"{excinfo.type.__name__}: {first}" + (f" (in {last.name})" if outside else "")
+    lines = text.splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith("assert ")), 0)
+    shown = clean(lines[start].removeprefix("assert ")) if lines else "a false statement"
+    left, equal, right = shown.partition(" == ")
+    if equal and " == " not in right:
+        return f"{cut(left, half)}, expected {cut(right, half)}"
+    because = next((line for line in lines[start + 1:] if line.lstrip().startswith("+")), "")
+    return f"{shown} {because.strip(' +')}"
+
+
+def clean(text):
+    """Without addresses: <function f at 0x7f..> is f."""
+    text = re.sub(r"<(?:built-in method|function|bound method) ([\w.]+)[^>]*>", r"\1", text)
+    return re.sub(r"<class '([\w.]+)'>", r"\1", text)
+
+
+def cut(text, width=WIDTH):
+    text = clean(" ".join(text.split()))
+    return text if len(text) <= width else text[:width - 3] + "..."
