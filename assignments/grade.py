@@ -32,12 +32,11 @@ SIDE_BY_SIDE = 2
 
 class Job(NamedTuple):
     """What one process is to do."""
-    name: str           # the folder that the student handed in
-    student: str        # where the student's files are; "": the code in root, as it is
-    root: str           # the copy of the project to be tested; "": made from the shipped one
+    name: str           # what to call the submission
+    student: str        # the folder with the student's files; "": test the project as it is
+    root: str           # the project. With a student, a copy of it is tested
     functions: list     # of the assignment, as in its file
     points: dict        # {test id: points}
-    number: int
 
 
 class Score(NamedTuple):
@@ -57,6 +56,16 @@ class Score(NamedTuple):
 
 # --------------------------------------------------------------------------- processes
 
+def context():
+    """How processes are started. Where the system can fork, torch is imported once: each process is
+    a fork of one that has it, and that has run nothing yet."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["torch", "numpy", "pytest", "tiktoken", "matplotlib.figure"])
+    return forks
+
+
 class Running:
     """A job's process, its folder and its report."""
 
@@ -64,18 +73,13 @@ class Running:
         self.job, self.time_limit = job, time_limit
         self.folder, self.word = tempfile.mkdtemp(), token_hex(16)
         self.report = os.path.join(self.folder, token_hex(16))
-        if not job.root:
+        if job.student:
             job = job._replace(root=os.path.join(self.folder, "project"))
-            for file in blank.project_files():
+            for file in blank.project_files(self.job.root):
                 target = os.path.join(job.root, file)
                 os.makedirs(os.path.dirname(target), exist_ok=True)
-                shutil.copyfile(os.path.join(ROOT, file), target)
-        forks = "forkserver" in multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if forks else "spawn")
-        if forks:              # torch is imported once: each process is a fork of one that has it
-            context.set_forkserver_preload(["torch", "numpy", "pytest", "tiktoken",
-                                            "matplotlib.figure"])
-        self.process = context.Process(target=recorder.run, daemon=True,
+                shutil.copyfile(os.path.join(self.job.root, file), target)
+        self.process = context().Process(target=recorder.run, daemon=True,
                                        args=(job._asdict(), self.report, self.word))
         self.process.start()
         self.deadline = time.monotonic() + time_limit
@@ -168,7 +172,7 @@ def jobs_of(a, folders):
     for folder in folders:
         for part, points in a.points.items():
             functions = a.functions or [blank.around(a.bugs[int(part[3:]) - 1])]
-            yield Job(folder, os.path.join(folder, part), "", functions, points, a.number)
+            yield Job(folder, os.path.join(folder, part), ROOT, functions, points)
 
 
 def grade(a, folders, time_limit=TIME_LIMIT):
