@@ -46,6 +46,7 @@ import ast
 import os
 import re
 import tomllib
+from functools import lru_cache
 from typing import NamedTuple
 
 from assignments.blank import ROOT, cut, place, read_text
@@ -129,7 +130,11 @@ def read(path, number, root=ROOT):
 def has_test(root, test):
     """Whether the file of the test id `test` has a function of that name."""
     file, _, name = test.partition("::")
-    if not os.path.isfile(os.path.join(root, file)):
-        return False
-    return name.partition("[")[0] in {node.name for node in ast.parse(read_text(root, file)).body
-                                      if isinstance(node, ast.FunctionDef)}
+    path = os.path.join(root, file)
+    return os.path.isfile(path) and name.partition("[")[0] in tests_in(path)
+
+
+@lru_cache
+def tests_in(path):
+    with open(path, encoding="utf-8") as f:
+        return {n.name for n in ast.parse(f.read()).body if isinstance(n, ast.FunctionDef)}

@@ -18,14 +18,12 @@ from assignments import blank, grade
 from assignments.blank import ROOT
 
 
-def state(root=ROOT):
+def state():
     """What a student's copy remembers: {"assignment": number, "points": ..., "hints": ...}; {} in
     the project itself."""
-    path = os.path.join(root, blank.STATE)
-    if not os.path.exists(path):
+    if not os.path.exists(os.path.join(ROOT, blank.STATE)):
         return {}
-    with open(path, encoding="utf-8") as f:
-        return json.load(f)
+    return json.loads(blank.read_text(ROOT, blank.STATE))
 
 
 def show_list(found):
@@ -49,7 +47,7 @@ def show(a):
 
 
 def start(a, folder):
-    blank.start(a, folder)
+    blank.start(a, folder, ROOT)
     print(f"{folder}: assignment {a.number}, {a.title}. Go on with:\n"
           f"  cd {folder}\n  python -m assignments show {a.number}")
 
@@ -99,10 +97,11 @@ def grade_all(a, folders, csv, to_json):
         raise ValueError("grade: this is a student's copy; the teacher grades from the project")
     if not folders:
         raise ValueError("grade: name the submissions' folders after the number")
-    found = []
-    for score in grade.grade(a, folders):
+    found = {}
+    for i, score in grade.grade(a, folders):
         print(f"{score.points:3} of {score.total}  {score.name}: {score.why}", flush=True)
-        found.append(score)
+        found[i] = score
+    found = [found[i] for i in range(len(folders))]
     for path, write in ((csv, grade.write_csv), (to_json, grade.write_json)):
         if path:
             write(path, found)
@@ -117,7 +116,7 @@ def command(argv):
     parser.add_argument("folders", nargs="*")
     parser.add_argument("--csv")
     parser.add_argument("--json")
-    args, found = parser.parse_args(argv), assignments.load()
+    args, found = parser.parse_args(argv), assignments.load(ROOT)
     if args.what == "list":
         return show_list(found)
     if args.number not in found:

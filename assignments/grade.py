@@ -85,7 +85,8 @@ class Running:
         self.deadline = time.monotonic() + time_limit
 
     def end(self):
-        """The job's Score, once its process has ended or its time is over."""
+        """(the job's Score, whether its process said all it had to say), once the process has ended
+        or its time is over."""
         late = self.process.is_alive()
         self.kill()
         records = []
@@ -96,7 +97,8 @@ class Running:
         why = f"stopped after {self.time_limit:g} s" if late else \
             f"the process ended, exit code {self.process.exitcode}"
         self.clean()
-        return judge(self.job, records, why)
+        score = judge(self.job, records, why)
+        return score, late or any("end" in record or "broken" in record for record in records)
 
     def kill(self):
         """End the process and what it started."""
@@ -110,22 +112,30 @@ class Running:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def scores(jobs, time_limit=TIME_LIMIT):
-    """Yield (i, Score) of the jobs as they end, SIDE_BY_SIDE at a time."""
-    waiting, running = list(enumerate(jobs)), {}
+def scores(jobs, time_limit=TIME_LIMIT, side_by_side=SIDE_BY_SIDE):
+    """Yield (i, Score) of the jobs as they end. A process that ended in the middle may have been
+    killed by the one beside it, so it gets a second run, alone."""
+    waiting, running, again = list(enumerate(jobs)), {}, []
     try:
         while waiting or running:
-            while waiting and len(running) < SIDE_BY_SIDE:
+            while waiting and len(running) < side_by_side:
                 i, job = waiting.pop(0)
                 running[i] = Running(job, time_limit)
             first = min(r.deadline for r in running.values())
             wait([r.process.sentinel for r in running.values()], max(0, first - time.monotonic()))
             for i, r in list(running.items()):
                 if not r.process.is_alive() or time.monotonic() >= r.deadline:
-                    yield i, running.pop(i).end()
+                    score, complete = running.pop(i).end()
+                    if complete or side_by_side == 1:
+                        yield i, score
+                    else:
+                        again.append(i)
     finally:
         for r in running.values():
             r.kill(), r.clean()
+    for i in again:
+        for _, score in scores([jobs[i]], time_limit, 1):
+            yield i, score
 
 
 # --------------------------------------------------------------------------- points
@@ -145,10 +155,11 @@ def judge(job, records, why_ended):
         tests[test] = (of if right else 0, of, lines)
     n_passed = sum(points > 0 for points, _, _ in tests.values())
     score = Score(job.name, tests, f"{n_passed} of {len(tests)} tests passed")
-    return score._replace(why=reason(score.why, facts, job, why_ended))
+    stopped = not collected or any(test not in cases for test in collected)
+    return score._replace(why=reason(score.why, facts, stopped, why_ended))
 
 
-def reason(why, facts, job, why_ended):
+def reason(why, facts, stopped, why_ended):
     """One line on a submission: what went wrong, or how many tests passed."""
     blanks, notes = facts.get("blanks", []), facts.get("notes", [])
     if "broken" in facts:
@@ -158,10 +169,10 @@ def reason(why, facts, job, why_ended):
     elif "changed" in facts:
         why = f"changed {facts['changed']}: that test and all later ones count 0"
     elif blanks:
-        why = "not begun: every function is blank" if len(blanks) == len(job.functions) else \
+        why = "not begun: every function is blank" if facts["all_blank"] else \
             f"{why}; blank: {', '.join(blanks)}"
-    elif facts["end"] not in (0, 1):
-        why = f"the tests were stopped in {facts.get('begin', 'the beginning')}; {why}"
+    elif stopped:
+        why = f"the tests were stopped in {facts.get('begin', 'the import')}; {why}"
     return "; ".join([why] + notes)[:300]
 
 
@@ -175,18 +186,18 @@ def jobs_of(a, folders):
             yield Job(folder, os.path.join(folder, part), ROOT, functions, points)
 
 
-def grade(a, folders, time_limit=TIME_LIMIT):
-    """Yield the Score of each folder, in order. The parts of an assignment count together."""
+def grade(a, folders):
+    """Yield (i, Score of folders[i]) as they end. The parts of an assignment count together."""
     n, found = len(a.points), {}
-    for i, score in scores(list(jobs_of(a, folders)), time_limit):
-        found[i] = score
-    for i, folder in enumerate(folders):
-        parts = [found[i * n + j] for j in range(n)]
-        names = [f"{part} {test}".strip() for part in a.points for test in a.points[part]]
-        tests = [test for score in parts for test in score.tests.values()]
-        why = "; ".join(f"{part}: {score.why}" if part else score.why
-                        for part, score in zip(a.points, parts))
-        yield Score(folder, dict(zip(names, tests)), why)
+    names = [f"{part} {test}".strip() for part, tests in a.points.items() for test in tests]
+    for job, score in scores(list(jobs_of(a, folders))):
+        found[job], i = score, job // n
+        if all(i * n + j in found for j in range(n)):
+            parts = [found[i * n + j] for j in range(n)]
+            tests = [test for score in parts for test in score.tests.values()]
+            why = "; ".join(f"{part}: {score.why}" if part else score.why
+                            for part, score in zip(a.points, parts))
+            yield i, Score(folders[i], dict(zip(names, tests)), why)
 
 
 def write_csv(path, found):

@@ -81,7 +81,7 @@ def prepare(job, tell):
             raise
         blanks += [name for name, f, _ in places if f == file and
                    blank.is_blank(student, *blank.place(name, job["root"])[1:])]
-    tell(notes=notes, blanks=blanks)
+    tell(notes=notes, blanks=blanks, all_blank=len(blanks) == len(places))
     return {os.path.basename(file).removesuffix(".py") for file in files}
 
 
@@ -158,7 +158,7 @@ def three_lines(item, excinfo):
     inside = [entry for entry in excinfo.traceback if str(entry.path) == str(item.path)]
     call = " ".join(str(inside[-1].statement).split()) if inside else item.name
     last = excinfo.traceback[-1]
-    return [cut(claim), cut(f"call {call}"), cut(f"got  {got(excinfo, last, last not in inside)}")]
+    return [cut(claim), cut(f"call {call}"), cut(f"got {got(excinfo, last, last not in inside)}")]
 
 
 def got(excinfo, last, outside):
