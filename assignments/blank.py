@@ -131,19 +131,18 @@ def around(bug, root=ROOT):
 # --------------------------------------------------------------------------- copies
 
 def project_files(root=ROOT):
-    """Paths, relative to `root`, of what a copy consists of: what git tracks, or TOP."""
-    if os.path.exists(os.path.join(root, ".git")):
-        listed = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True,
-                                text=True, check=True).stdout.split("\0")
-        files = [f for f in listed if f and os.path.isfile(os.path.join(root, f))]
-    else:
-        files = []
-        for top in TOP:
-            for folder, subfolders, names in os.walk(os.path.join(root, top)):
-                subfolders[:] = [f for f in subfolders if f != "__pycache__"]
-                files += [os.path.relpath(os.path.join(folder, n), root) for n in names]
-            files += [top] if os.path.isfile(os.path.join(root, top)) else []
-    return sorted(f for f in files if not f.replace(os.sep, "/").startswith(ANSWERS))
+    """Paths, relative to `root`, of what a copy consists of: what git tracks, or else TOP."""
+    files = []
+    if os.path.exists(os.path.join(root, ".git")) and shutil.which("git"):
+        files = subprocess.run(["git", "-C", root, "ls-files", "-z"], capture_output=True,
+                               text=True).stdout.split("\0")
+    for top in TOP if files in ([], [""]) else ():
+        files.append(top)
+        for folder, _, names in os.walk(os.path.join(root, top)):
+            files += [os.path.relpath(os.path.join(folder, n), root).replace(os.sep, "/")
+                      for n in names if not n.endswith(".pyc")]
+    return sorted(f for f in files if os.path.isfile(os.path.join(root, f)) and
+                  not f.startswith(ANSWERS))
 
 
 def read_text(root, file):
@@ -177,17 +176,31 @@ def start(assignment, folder, root=ROOT):
         raise ValueError(f"{root} is a student's copy: start from the project itself")
     if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         raise ValueError(f"{folder} exists and is not an empty folder: give another name")
-    if not assignment.bugs:
-        copy(assignment, folder, root)
-        for name in assignment.functions:
-            file, path, condition = place(name, root)
-            text = blanked(read_text(folder, file), path, condition, assignment.number)
-            write_text(folder, file, text)
-    for i, bug in enumerate(assignment.bugs, 1):
-        own = os.path.join(folder, f"bug{i}")
-        copy(assignment, own, root)
-        write_text(own, bug.file, replaced(read_text(root, bug.file), bug))
-        write_text(own, STATE, json.dumps({"assignment": assignment.number, "bug": f"bug{i}"}) + "\n")
+    telling, files = solution(assignment, root), project_files(root)
+    for part in assignment.points:
+        changed, own = changes(assignment, part, root), os.path.join(folder, part)
+        for file in files:
+            os.makedirs(os.path.dirname(os.path.join(own, file)), exist_ok=True)
+            if file in changed:
+                write_text(own, file, changed[file])
+            elif file.endswith((".md", ".toml")):
+                write_text(own, file, without(read_text(root, file), telling))
+            else:
+                shutil.copyfile(os.path.join(root, file), os.path.join(own, file))
+        write_text(own, STATE, json.dumps({"assignment": assignment.number, "part": part}) + "\n")
+
+
+def changes(assignment, part, root=ROOT):
+    """{file: its source in a student's copy}: with blanks, or with the bug of that part."""
+    if part:
+        bug = assignment.bugs[int(part.removeprefix("bug")) - 1]
+        return {bug.file: replaced(read_text(root, bug.file), bug)}
+    found = {}
+    for name in assignment.functions:
+        file, path, condition = place(name, root)
+        source = found.get(file) or read_text(root, file)
+        found[file] = blanked(source, path, condition, assignment.number)
+    return found
 
 
 def replaced(source, bug):
@@ -198,19 +211,9 @@ def replaced(source, bug):
     return source.replace(bug.old, bug.new)
 
 
-def copy(assignment, folder, root):
-    """A copy without answers: documents and texts have "..." where a solution's line stood."""
-    telling = solution(assignment, root)
-    for file in project_files(root):
-        target = os.path.join(folder, file)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        if not file.endswith((".md", ".toml")):
-            shutil.copyfile(os.path.join(root, file), target)
-            continue
-        text = read_text(root, file)
-        if file.endswith(".toml"):
-            text = text.partition("\n[[bug]]")[0].rstrip("\n") + "\n"
-        for line in telling:
-            text = text.replace(line, "...")
-        write_text(folder, file, text)
-    write_text(folder, STATE, json.dumps({"assignment": assignment.number}) + "\n")
+def without(text, telling):
+    """A document or a data file without [[bug]] tables, and with "..." for a solution's lines."""
+    text = text.partition("\n[[bug]]")[0].rstrip("\n") + "\n"
+    for line in telling:
+        text = text.replace(line, "...")
+    return text

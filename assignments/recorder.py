@@ -31,7 +31,7 @@ def run(job, report, word):
     except SyntaxError as e:
         return tell(broken=f"{e.filename}, line {e.lineno}: {type(e).__name__}: {e.msg}")
     except FileNotFoundError as e:
-        return tell(broken=f"{os.path.relpath(e.filename, job['student'])} is missing")
+        return tell(broken=f"{os.path.relpath(e.filename, job['student'] or '.')} is missing")
     except (OSError, ValueError, RecursionError, MemoryError) as e:
         return tell(broken=f"not to be read: {type(e).__name__}: {e}"[:WIDTH])
     sys.dont_write_bytecode = True
@@ -61,6 +61,7 @@ def isolate():
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""          # a GPU maps more memory than the limit allows
 
 
 def prepare(job, tell):
@@ -88,13 +89,14 @@ def prepare(job, tell):
 def no_other_copy(root, names):
     """An audit hook: files named like the assignment's can be read in `root` alone."""
     def hook(event, args):
-        if event == "open" and isinstance(args[0], str) and args[0].endswith((".py", ".pyc")):
-            folder, name = os.path.split(args[0])
-            if name.partition(".")[0] in names:
-                folder = os.path.realpath(folder).removesuffix(os.sep + "__pycache__")
-                if folder != root and not folder.startswith(root + os.sep) and \
-                        os.path.exists(os.path.join(folder, "ngdiff.py")):
-                    raise PermissionError(f"another copy of the project is not to be read: {name}")
+        if event != "open" or not isinstance(args[0], (str, bytes)):
+            return
+        folder, name = os.path.split(os.fsdecode(args[0]))
+        if name.endswith((".py", ".pyc")) and name.partition(".")[0] in names:
+            folder = os.path.realpath(folder).removesuffix(os.sep + "__pycache__")
+            if not (folder + os.sep).startswith(root + os.sep) and any(
+                    os.path.exists(os.path.join(folder, up, "ngdiff.py")) for up in ("", "..")):
+                raise PermissionError(f"another copy of the project is not to be read: {name}")
     return hook
 
 

@@ -43,23 +43,13 @@ def wrong_answers(n):
 
 def sources(a):
     """{variant: [(function, a source that has that variant of it)]} of an assignment."""
-    places = [(name, *blank.place(name)) for name in a.functions]
-    read = {file: blank.read_text(ROOT, file) for _, file, _, _ in places}
-    found = {"as shipped": [], "blank": []}
-    for variant in CONSTANTS if places else ():
-        found[variant] = []
-    for variant in list(found)[1:]:
-        for file in read:
-            source, own = read[file], [p for p in places if p[1] == file]
-            for _, _, path, condition in own:
-                source = blank.blanked(source, path, condition, a.number)
-            if variant != "blank":
-                source = source.replace(f'raise NotImplementedError("assignment {a.number}")',
-                                        CONSTANTS[variant])
-            found[variant] += [(name, source) for name, *_ in own]
+    found, mark = {"as shipped": []}, f'raise NotImplementedError("assignment {a.number}")'
+    for variant, body in {"blank": mark, **CONSTANTS}.items() if a.functions else ():
+        changed = blank.changes(a, "")
+        found[variant] = [(name, changed[blank.place(name)[0]].replace(mark, body))
+                          for name in a.functions]
     for i, bug in enumerate(a.bugs, 1):
-        found[f"bug{i}"] = [(blank.around(bug), blank.replaced(blank.read_text(ROOT, bug.file),
-                                                               bug))]
+        found[f"bug{i}"] = [(blank.around(bug), blank.changes(a, f"bug{i}")[bug.file])]
     for wrong in wrong_answers(a.number):
         source = blank.replaced(blank.read_text(ROOT, wrong.file), wrong)
         found[wrong.name] = [(blank.around(wrong), source)]
@@ -134,7 +124,8 @@ def run_variants(path):
     os.chdir(ROOT)
     import torch
     torch.set_num_threads(1)
-    tests = {t.partition("[")[0] for a in FOUND.values() for some in a.points.values() for t in some}
+    tests = {test.partition("[")[0] for a in FOUND.values() for some in a.points.values()
+             for test in some}
     variants = Variants()
     pytest.main([*sorted(tests), "-s", "-q", *recorder.PLUGINS], plugins=[variants])
     with open(path, "w", encoding="utf-8") as f:
@@ -295,8 +286,8 @@ def test_a_submission_is_the_shipped_module_with_the_students_functions():
                .replace("SCALE = 2.0", "SCALE = 5.0\nMINE = floor(1.5)")
                .replace("return x + 1", "return 0").replace("self.a = a", "self.a = 7")
                .replace("return self.a / 2", "return self.own() + helper()")
-               + "\n    def own(self):\n        return MINE\n\n\ndef helper():\n    return math.pi\n"
-               + "\nneighbour = helper\nprint(1)\n")
+               + "\n    def own(self):\n        return MINE\n\n\n"
+               + "def helper():\n    return math.pi\n\nneighbour = helper\nprint(1)\n")
     text, left_out = blank.merged(SMALL, student, [["Pair", "half"]])
     scope = {}
     exec(text, scope)
@@ -321,7 +312,8 @@ def test_a_function_that_the_student_deleted_or_wrote_twice():
 def test_a_file_of_the_wrong_format_is_refused_with_file_and_key(tmp_path):
     with open(os.path.join(ROOT, "assignments", "02_direction.toml"), encoding="utf-8") as f:
         text = f.read()
-    for old, new, key in (('title = "', 'titel = "', "title"), ("minutes = 45", 'minutes = "45"', "minutes"),
+    for old, new, key in (('title = "', 'titel = "', "title"),
+                          ("minutes = 45", 'minutes = "45"', "minutes"),
                           ("by_hand = 4", "by_hand = 4\ncolour = 1", "colour"),
                           ("ngdiff.direction\"", "ngdiff.directions\"", "functions"),
                           ("test_ngdiff_identities", "test_no_such", "points"),
@@ -390,7 +382,7 @@ SUBMISSIONS = {
               "not begun"),
     "one blank": (blank.blanked(RIGHT, ["twice"], None, 3), 3, "blank: ngdiff.twice"),
     "broken neighbour": (RIGHT.replace("x + 1", "x + 2").replace("2.0", "3.0"), 6, "3 of 3"),
-    "own helper": (twice("return sum([x, helper(x)])", "\ndef helper(x):\n    return x\n"), 6, "3 of"),
+    "own helper": (twice("return x + helper(x)", "\ndef helper(x):\n    return x\n"), 6, "3 of"),
     "os._exit(0)": (twice("import os; open(COPY + '.log', 'a').write('x'); os._exit(0)",
                           "\nCOPY = {root!r}\n"), 0, "exit code 0"),
     "sys.exit(0)": (twice("import sys; sys.exit(0)"), 4, "2 of 3"),
@@ -399,9 +391,9 @@ SUBMISSIONS = {
     "floods of output": (twice("for _ in range(30): print('x' * 10**7)\n    return 2 * x"), 6,
                          "3 of 3"),
     "a huge file": (twice("open('big', 'wb').write(bytes(10**8)); return 2 * x"), 4, "2 of 3"),
-    "all memory": (twice("return len(bytearray(2**44)) and 2 * x"), 4, "2 of 3"),
-    "patched pytest": (twice("import pytest; pytest.raises = pytest.approx = None; return 2 * x"), 0,
-                       "pytest.approx"),
+    "16 gigabytes": (twice("return len(bytearray(2**34)) and 2 * x"),
+                     4 if sys.platform == "linux" else 6, "of 3"),
+    "patched pytest": (twice("import pytest; pytest.approx = id; return 2 * x"), 0, ".approx"),
     "always equal": (twice("import pytest; type(pytest.approx(1)).__eq__ = lambda *_: True;"
                            " return 2 * x"), 0, "__eq__"),
     "another copy": (twice("import runpy; return runpy.run_path(COPY)['twice'](x)",
@@ -486,8 +478,8 @@ def test_one_student_checks_and_the_teacher_grades(tmp_path, monkeypatch, capsys
     copy = tmp_path / "copy"
     assert cli.main(["start", "2", str(copy)]) == 0
     text = (copy / "ngdiff.py").read_text(encoding="utf-8")
-    text = text.replace('lr d, in place."""\n    raise NotImplementedError("assignment 2")',
-                        'lr d, in place."""\n    [p.sub_(d_p, alpha=lr) for p, d_p in zip(params, d)]')
+    head, mark, tail = text.rpartition('raise NotImplementedError("assignment 2")')
+    text = head + "[p.sub_(d_p, alpha=lr) for p, d_p in zip(params, d)]" + tail
     (copy / "ngdiff.py").write_text(text, encoding="utf-8")
     tables = [str(tmp_path / name) for name in ("points.csv", "results.json")]
     assert cli.main(["grade", "2", str(copy), ROOT, "--csv", tables[0], "--json", tables[1]]) == 0
@@ -504,7 +496,8 @@ def test_one_student_checks_and_the_teacher_grades(tmp_path, monkeypatch, capsys
     assert cli.main(["check", "2"]) == 0
     out = capsys.readouterr().out
     assert "0 of 12 points" in out and "blank: ngdiff.coefficients if method == 'ngdiff'" in out
-    assert "NotImplementedError: assignment 2" in out and "ngdiff.update" not in out.split("blank:")[1]
+    assert "NotImplementedError: assignment 2" in out
+    assert "ngdiff.direction" in out and "ngdiff.update" not in out.split("blank:")[1]
     assert cli.main([]) == 0 and "0 of 12" in capsys.readouterr().out
     hints = []
     for left in (2, 1, 0, 0):
