@@ -4,8 +4,8 @@
 
 After a run with the level loss the model answers as if it had never seen the forget rows. Still,
 training on a quarter of them raises the probability of the *others*, which it does not do in the
-retrained model. Three tables, each the others' mean probability after 0, 10, 20 and 40 steps
-(`audit.relearning`):
+retrained model. Three tables show the others' mean probability after 0, 10, 20 and 40 steps of
+training (`audit.relearning`):
   what     train on a quarter of the forget rows, on holdout rows, or on retain rows, as many
   where    train one part of the model alone; and which of the other rows rise
   settings unlearn with other settings, then train on a quarter of the forget rows
@@ -109,7 +109,8 @@ def settings(run, target):
     models = {}
     for name, change in SETTINGS.items():
         if "batch" in change:
-            change = dict(batch=min(run.config.batch * change["batch"], len(run.examples["retain"])))
+            rows = len(run.examples["retain"])
+            change = dict(batch=min(run.config.batch * change["batch"], rows))
         models[name] = train.unlearned(run._replace(config=replace(run.config, **change)), target)
     models = {name: state.model for name, state in models.items()}
     models |= {f"decay {d:g} a step": decayed(run, target, d) for d in DECAYS}
