@@ -33,14 +33,18 @@ def from_gpt2(path):
     wte, wpe = (weights.get(f"transformer.{n}.weight", torch.empty(0)) for n in ("wte", "wpe"))
     if wte.dim() != 2 or wpe.dim() != 2 or not wte.numel():
         raise ValueError(f"{path}: wte.weight, wpe.weight should be (V, C), (T, C)")
-    if not torch.equal(weights.pop("lm_head.weight", wte), wte):
-        raise ValueError(f"{path}: lm_head.weight is not wte.weight, to which GPT-2 ties it")
     (V, C), n_layer = wte.shape, len({n.split(".")[2] for n in weights if ".h." in n})
     n_layer = max(1, min(n_layer, len(weights) // 12 + 1))   # a layer has 12: names alone make none
-    size = GPTConfig(V, len(wpe), n_layer, heads(path, C), C)
-    check_shapes(path, weights, size)
-    check_config(path, size)
-    return filled(path, weights, size)
+    said = config_beside(path)
+    size = GPTConfig(V, len(wpe), n_layer, heads(path, C, said), C)
+    check_config(path, size, said)
+    if not torch.equal(weights.pop("lm_head.weight", wte), wte):
+        raise ValueError(f"{path}: lm_head.weight is not wte.weight, to which GPT-2 ties it")
+    model = filled(path, weights, size)
+    if said is None and multiprocessing.parent_process() is None:   # the trainings' processes: no
+        print(f"{path}: no config.json beside it, so assumed: n_head {size.n_head} (heads of 64), "
+              f"n_layer {n_layer} (all that the model has), gelu_new, layer norm's epsilon 1e-5")
+    return model
 
 
 def plain_names(path, weights):
@@ -55,19 +59,15 @@ def plain_names(path, weights):
     return out
 
 
-def check_shapes(path, weights, size):
+def filled(path, weights, size):
+    """The model of that size with these weights, which are let go one by one."""
     with torch.device("meta"):    # shapes alone
-        want = {n: p.shape for n, p in GPT(size).named_parameters()}
+        model = GPT(size)
+    want = {n: p.shape for n, p in model.named_parameters()}
     have = {n: w.is_floating_point() and w.shape for n, w in weights.items()}
     if wrong := sorted(n for n in want | have if want.get(n) != have.get(n)):
         raise ValueError(f"{path}: {len(wrong)} weights missing, unknown or misshapen: {wrong[:3]}")
-
-
-def filled(path, weights, size):
-    """The model of that size with these weights, which are let go one by one."""
-    with torch.device("meta"):
-        model = GPT(size)
-    state = {n: torch.empty(p.shape).copy_(weights.pop(n)) for n, p in model.named_parameters()}
+    state = {n: torch.empty(shape).copy_(weights.pop(n)) for n, shape in want.items()}
     if bad := [n for n, w in state.items() if not w.isfinite().all()]:
         raise ValueError(f"{path}: {len(bad)} weights hold NaN or infinity: {bad[:3]}")
     model.load_state_dict(state, strict=False, assign=True)
@@ -77,50 +77,44 @@ def filled(path, weights, size):
 
 # --------------------------------------------------------------------------- config.json
 
+def beside(path):
+    return os.path.join(os.path.dirname(path), "config.json")
+
+
 def config_beside(path):
-    """(name of the config.json beside the weights, what it says), or (its name, None) without."""
-    beside = os.path.join(os.path.dirname(path), "config.json")
-    if not os.path.isfile(beside):
-        return beside, None
+    """What the config.json beside the weights says, a dict; None if there is none."""
+    if not os.path.isfile(beside(path)):
+        return None
     try:
-        with open(beside, encoding="utf-8") as f:
+        with open(beside(path), encoding="utf-8") as f:
             said = {**json.load(f)}
     except (OSError, ValueError, TypeError, RecursionError) as e:
-        raise ValueError(f"{beside}: not to be read as a JSON object ({e!s:.99})") from None
+        raise ValueError(f"{beside(path)}: no JSON object to be read ({e!s:.99})") from None
     if missing := [k for k in ("n_head", "n_layer") if said.get(k) is None]:
-        raise ValueError(f"{beside}: {missing[0]} is missing: no weight tells it")
-    return beside, said
+        raise ValueError(f"{beside(path)}: {missing[0]} is missing: the weights do not tell it")
+    return said
 
 
-def heads(path, C):
-    """How many attention heads the model in `path` has: what the config.json beside it says, or
-    else heads of 64, as in every published size. No weight's shape tells."""
-    beside, said = config_beside(path)
+def heads(path, C, said):
+    """How many attention heads the model in `path` has: what config.json says or else heads of 64,
+    as in every published size. No weight's shape tells."""
     n = C / 64 if said is None else said["n_head"]
     if not isinstance(n, (int, float)) or n < 1 or n % 1 or C % n:
-        raise ValueError(f"{path}: a width of {C} and n_head {n!s:.99} ({beside} may tell n_head)")
+        raise ValueError(f"{path}: n_head {n!s:.99} for a width of {C}; {beside(path)} should say "
+                         "n_head, and the width be a multiple of it")
     return int(n)
 
 
-def check_config(path, size):
-    """ValueError unless the config.json beside the weights describes what model.py computes from
-    them. Without one, says once what is assumed."""
-    beside, said = config_beside(path)
-    if said is None:
-        if multiprocessing.parent_process() is None:    # the two trainings' processes stay silent
-            print(f"{path}: no config.json beside it, so assumed: n_head {size.n_head} (heads of "
-                  f"64), n_layer {size.n_layer} (all that the model has), gelu_new, layer norm's "
-                  "epsilon 1e-5")
-        return
+def check_config(path, size, said):
+    """ValueError if what config.json says, if anything, is not what model.py computes from weights
+    of these shapes."""
     shapes = dict(n_layer=size.n_layer, n_embd=size.n_embd, vocab_size=size.vocab_size,
                   n_positions=size.block_size, n_ctx=size.block_size, n_inner=4 * size.n_embd)
-    for field, value in shapes.items():
-        if said.get(field) not in (value, None):
-            raise ValueError(f"{beside}: {field} {said[field]!s:.99}, but {path} has {value}")
-    for field, values in COMPUTED.items():
-        if said.get(field) not in (*values, None):
-            raise ValueError(f"{beside}: {field} {said[field]!s:.99}, but model.py computes what "
-                             f"{values[0]} stands for; other models can't be read")
+    for field, values in (COMPUTED | {k: (v,) for k, v in shapes.items()}).items():
+        if said and said.get(field) not in (*values, None):
+            raise ValueError(f"{beside(path)}: {field} is {said[field]!s:.99}; " + (
+                f"{path} has {values[0]}" if field in shapes and field != "n_inner" else
+                f"model.py computes GPT-2 with {values[0]} alone"))
 
 
 # --------------------------------------------------------------------------- back, and into a run

@@ -92,6 +92,18 @@ def test_batched_cached_generation_is_the_greedy_walk_of_each_prompt_alone(model
     assert len({len(e) for e in expected}) > 1, "rows should end at different places here"
 
 
+def test_generation_asks_the_head_for_no_token_that_is_not_chosen(model):
+    """At 50,257 tokens the head takes most of the time: rows that still read their prompt, and
+    rows that have ended, do without."""
+    prompts = [e.tokens[:n] for e, n in zip(examples(), (1, 5, 3, 12, 9, 21))]
+    stop, asked = greedy_uncached(model, prompts[1], 8, None)[4], []
+    hook = model.lm_head.register_forward_hook(lambda _, x, y: asked.append(len(x[0])))
+    answers = model.generate(prompts, 10, stop)
+    hook.remove()
+    room = [min(10, model.config.block_size - len(p)) for p in prompts]
+    assert sum(asked) == sum(len(a) + (len(a) < n) for a, n in zip(answers, room))
+
+
 def test_generation_stays_in_the_context(model):
     full = list(range(27))
     assert model.generate([full[:24], full[:22]], 10, stop=59) == \
