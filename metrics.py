@@ -295,6 +295,7 @@ def summary(measured, retrained):
                                       real_authors_prob need wrong answers
         {set}_rouge                   forget, retain, world, real_authors; of texts {set}_verbmem
         {set}_knowmem                 where there are {set}_questions
+        {set}_windows                 of MUSE's documents: a window's second half, given the first
         {set}_truth_ratio             with wrong answers
         model_utility                 if retain and the facts all have prob, rouge and truth ratio
         forget_quality, its log10     if forget has truth ratios
@@ -309,6 +310,9 @@ def summary(measured, retrained):
         if f"{name}_questions" in measured:
             m = measured[f"{name}_questions"]
             out[f"{name}_knowmem"] = muse_mem(m["answers"], m["gold"])
+        if f"{name}_windows" in measured:
+            m = measured[f"{name}_windows"]
+            out[f"{name}_windows"] = muse_mem(m["answers"], m["gold"])
     if complete:
         out["model_utility"] = model_utility(
             [v for k, v in out.items() if not k.startswith("forget") and
@@ -331,7 +335,7 @@ def summary_of_set(name, m):
         out["prob"] = choice_probability(m["loss"], m["loss_wrong"])
     if "verbmem" in m:
         out["verbmem"] = m["verbmem"]
-    else:
+    elif "rouge" in m:
         out["rouge"] = float(np.mean(m["rouge"]))
     if "log_ratio" in m:
         mean = truth_ratio_forget if name == "forget" else truth_ratio_retain

@@ -39,17 +39,18 @@ class Config:
                      "data\"); muse: the built-in authors as texts")
     forget: str = flag("forget10", "share of the authors to forget", choices=tuple(SPLITS))
     authors: int = flag(160, "how many authors in all", data=200)
+    documents: int = flag(0, "MUSE's folder: so many documents of each file; default: all")
     tokenizer: str = flag("words", "the data's own words, or GPT-2's encoding",
                           choices=("words", "gpt2"))
     seed: int = flag(0, "random seed of the data, the weights and the batches")
     # model
     n_layer: int = flag(2, "transformer blocks")
-    n_embd: int = flag(128, "width", data=192)
+    n_embd: int = flag(128, "width", muse=128, data=192)
     n_head: int = flag(4, "attention heads")
     init: str = flag("", "published GPT-2 weights to start from (.safetensors, .bin, .pt or .pth)")
     # training the target and the retrained model
-    epochs: float = flag(40, "passes over the training rows")
-    train_batch: int = flag(32, "rows a step")
+    epochs: float = flag(40, "passes over the training rows", muse=12)
+    train_batch: int = flag(32, "rows a step", muse=8)
     train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0", init=1e-4)
     weight_decay: float = flag(0.3, "AdamW's", init=0.01)
     # unlearning
@@ -231,7 +232,8 @@ def prepare(config):
     """Read and check all that a user can get wrong. Writes nothing; ValueError on a mistake."""
     rows = sources.load(config)
     tokenizer = data.word_tokenizer(rows) if config.tokenizer == "words" else data.gpt2_tokenizer()
-    encoded = {name: data.encode_rows(tokenizer, some) for name, some in rows.items()}
+    initial = weights.initial_model(config, tokenizer, rows).to(config.device)
+    encoded = sources.encode(tokenizer, rows, initial.config.block_size)
     # The questions on forgotten texts are in no batch: do the facts go with the text?
     examples = {"retain": encoded["retain"] + encoded.get("retain_questions", []),
                 "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
@@ -241,7 +243,6 @@ def prepare(config):
     share = 4 if config.level else 2
     config = replace(config, batch=config.batch or min(400, -(-len(examples["retain"]) // share)))
     flags.check_processes(config, examples)
-    initial = weights.initial_model(config, tokenizer, rows).to(config.device)
     learned = {title: [e for name in encoded if not name.startswith(without)
                        for e in encoded[name]]
                for title, without in (("target", "holdout"), ("retrain", ("holdout", "forget")))}

@@ -9,7 +9,7 @@ from dataclasses import field, fields
 
 import torch
 
-from harness import files, processes, sources
+from harness import files, muse, processes, sources
 from ngdiff import LR_RANGE
 
 # The learning rate where --lr is not given and AutoLR does not fit it: for SGD and Adam, plain,
@@ -31,16 +31,16 @@ NO_LEVEL = ("npo", "retain", "lossnorm")     # methods that can't go with --leve
 FIRST_GUESS = 0.01       # AutoLR's
 
 # Smallest and largest value of every flag that is a number.
-BOUNDS = dict(authors=(2, 10**5), seed=(0, 2**63 - 1), n_layer=(1, 1000), n_embd=(1, 10**5),
-              n_head=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6), train_lr=(1e-9, 100),
-              weight_decay=(0, 1000), c=(0, 1), lr=LR_RANGE, lazy=(1, 10**6), steps=(1, 10**6),
-              batch=(0, 10**6), micro_batch=(0, 10**6))
+BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), n_layer=(1, 1000),
+              n_embd=(1, 10**5), n_head=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
+              train_lr=(1e-9, 100), weight_decay=(0, 1000), c=(0, 1), lr=LR_RANGE, lazy=(1, 10**6),
+              steps=(1, 10**6), batch=(0, 10**6), micro_batch=(0, 10**6))
 
 
-def flag(default, text, data=None, choices=None, init=None):
-    """A flag, as a dataclass field: its default, help, choices, other default with --data or
-    --init."""
-    return field(default=default, metadata=dict(help=text, data=data, choices=choices, init=init))
+def flag(default, text, choices=None, **other):
+    """A flag, as a dataclass field: its default, help and choices; other: its default with --init
+    (`init`), with MUSE's folder (`muse`) or with other --data (`data`)."""
+    return field(default=default, metadata=dict(help=text, choices=choices, other=other))
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,16 +54,20 @@ def parse(Config, argv, doc):
     for f in fields(Config):
         text = f.metadata["help"]
         if f.default:
+            names = {"data": "--data", "init": "--init", "muse": "MUSE's folder"}
             text += f" (default: {f.default}" + "".join(
-                f", {f.metadata[k]} with --{k}" for k in ("data", "init") if f.metadata[k]) + ")"
+                f", {v} with {names[k]}" for k, v in f.metadata["other"].items()) + ")"
         kind = dict(action=argparse.BooleanOptionalAction) if f.name == "autolr" else \
             dict(action="store_true") if f.type is bool else \
             dict(type=f.type, choices=f.metadata["choices"])
         parser.add_argument(f"--{f.name}", default=None, help=text, **kind)
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
-    defaults = {f.name: given.get("init") and f.metadata["init"] or
-                not built_in and f.metadata["data"] or f.default for f in fields(Config)}
+    kinds = {"init": "init" in given, "muse": muse.is_folder(given.get("data", "")),
+             "data": not built_in}             # the first that is so, and has a default, decides
+    defaults = {f.name: next((f.metadata["other"][k] for k, so in kinds.items()
+                              if so and k in f.metadata["other"]), f.default)
+                for f in fields(Config)}
     defaults["tiny"] = built_in
     defaults["autolr"] = given.get("method", "ngdiff") == "ngdiff"
     config = Config(**{**defaults, **given})
@@ -94,6 +98,8 @@ def check(config, given):
         f"--level: {config.method} can't use it: retain does not look at the forget rows, lossnorm "
         "divides by their loss, which the level loss brings to 0":
             config.level and config.method in NO_LEVEL,
+        f"--documents: {config.data or 'the built-in data'} is no folder as MUSE publishes it":
+            "documents" in given and not muse.is_folder(config.data),
         "--device cuda: torch sees no CUDA device here; use --device cpu":
             config.device == "cuda" and not torch.cuda.is_available()}
     for name in ("n_layer", "n_embd", "n_head"):

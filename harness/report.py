@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 import metrics
-from harness import files, sources, weights
+from harness import files, muse, sources, weights
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
                "lr", "fits", "status", "probed", "slope", "curvature", "level", "level_spread",
@@ -28,6 +28,8 @@ def evaluate(model, tokenizer, rows):
     are not finite."""
     measure = {True: metrics.measure, False: sources.measure_texts}
     try:
+        if "verbmem" in rows:
+            return muse.measure(model, tokenizer, rows)
         return {name: measure[bool(some[0]["question"])](model, tokenizer, some)
                 for name, some in rows.items()}
     except ValueError as e:
@@ -167,7 +169,8 @@ def finish(run, states, started):
                "unlearn": state.seconds, "evaluate": time.time() - t0}
     torch.save(weights.to_gpt2(state.model), saved := io.BytesIO())
     picture = png(curves(state.log, results, config.method), 110)
-    names = [name for name in run.rows if name != "holdout"]
+    names = [name for name, m in measured[config.method].items()
+             if name != "holdout" and "prompts" in m]
     seconds["total"] = time.time() - started
     text = lambda x: (x if isinstance(x, str) else json.dumps(x, indent=1)).encode()
     files.write(config.out, {
@@ -178,7 +181,7 @@ def finish(run, states, started):
                               "stopped": stopped, "models": results})}, remove=LATER)
     print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n")
     print("\n".join(samples(measured, name, 1) for name in names if name != "real_authors"))
-    for name in names:
+    for name in filter(run.rows.get, names):
         if (n := len(metrics.measured_rows(run.rows[name]))) < len(run.rows[name]):
             print(f"{name}: measured on those {n} of {len(run.rows[name])} rows that have wrong "
                   "answers")

@@ -14,6 +14,7 @@ from multiprocessing import parent_process
 
 import data
 import metrics
+from harness import muse
 from harness.processes import rank_and_size
 from harness.rows import check_text, read_rows, read_text
 
@@ -38,6 +39,8 @@ def load(config):
         raise ValueError(f"--data {path}: no such folder or file")
     if not os.path.isdir(path):
         rows = load_file(path)
+    elif muse.is_folder(path):
+        rows = muse.load(path, config.documents)
     elif has_texts(path):
         rows = load_texts(path)
     else:
@@ -51,7 +54,7 @@ def load(config):
 
 def says_what_to_forget(path):
     """Whether what lies there counts no authors of which --forget could take a share."""
-    return os.path.isfile(path) or has_texts(path)
+    return os.path.isfile(path) or has_texts(path) or muse.is_folder(path)
 
 
 def has_texts(folder):
@@ -60,11 +63,25 @@ def has_texts(folder):
 
 # --------------------------------------------------------------------------- checks of all sets
 
+def encode(tokenizer, rows, T):
+    """What is learned, by set: lists of Examples of at most T tokens."""
+    if "verbmem" in rows:
+        return muse.encode(tokenizer, rows, T)
+    return {name: data.encode_rows(tokenizer, some) for name, some in rows.items()}
+
+
+def longest(tokenizer, rows):
+    """(the context that a model needs, name of what needs it)."""
+    return (muse.WINDOW, "a window") if "verbmem" in rows else data.longest_row(tokenizer, rows)
+
+
 def check_apart(rows):
     """ValueError for a row of forget or holdout that is in another set too: the retrained model,
     or every model, would know it. In retain and the facts a row may recur."""
     found = {}
     for name, some in rows.items():
+        if "verbmem" in rows and name not in muse.RAW:
+            continue                      # asked, not learned
         role = next((x for x in ("forget", "holdout") if name.startswith(x)), "retain")
         for row in some:
             text = tuple(" ".join(row[field].split()) for field in ("question", "answer"))

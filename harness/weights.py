@@ -6,7 +6,7 @@ import re
 
 import torch
 
-import data
+from harness import sources
 from harness.checkpoint_files import read_weights
 from model import GPT, GPTConfig
 
@@ -129,7 +129,7 @@ def initial_model(config, tokenizer, rows):
     """The model before training: random, the same for a seed, or the published one of --init.
     GPT-2's vocabulary is often padded (to 50304, or by one token): the rows after the tokenizer's
     stay, so that the logits are the published ones."""
-    longest, where = data.longest_row(tokenizer, rows)
+    longest, where = sources.longest(tokenizer, rows)
     if not config.init:
         torch.manual_seed(config.seed)
         size = config.n_layer, config.n_head, config.n_embd

@@ -217,7 +217,7 @@ def test_imports_run_downward_only():
 
 
 def test_nothing_is_longer_than_it_may_be():
-    assert len(fields(train.Config)) <= 28
+    assert len(fields(train.Config)) <= 29
     for path in MODULES.values():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef):

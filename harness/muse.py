@@ -1,0 +1,177 @@
+"""MUSE's published folder (Shi et al. 2024, arXiv 2407.06460): News and Books have the same layout.
+
+    raw/{forget,retain1,retain2,holdout}.json      arrays of documents
+    verbmem/forget.json                            arrays of {"prompt", "gt"}
+    knowmem/{forget,retain}_qa.json                arrays of {"question", "answer"}
+    knowmem/{forget,retain}_qa_icl.json            worked examples to put before them (News alone)
+    privleak/{forget,retain,holdout}.json          arrays of documents
+
+The target learns forget, retain1 and retain2, the retrained model the two retain sets; unlearning
+sees forget and retain1. Questions and prompts are asked, and learned by nobody. The level is
+measured on raw/holdout, PrivLeak on its own three files.
+
+A document is longer than a model's context T. It is learned in windows: end of text, the document's
+tokens, end of text, cut so that each window of T tokens begins with the last token of the one
+before. So each token is predicted once. A model from scratch has a context of WINDOW tokens.
+"""
+import os
+
+import numpy as np
+
+import metrics
+from data import Example
+from harness.rows import check_text, read_json
+
+WINDOW = 64              # tokens: with longer windows a small model takes too long to learn them
+CONTINUED = 128          # MUSE's VerbMem: so many tokens of the text count
+ANSWERED = 32            # and KnowMem's answers have so many at most
+SHOWN = 64               # windows of a set whose second half is asked for
+RAW = {"forget": "forget", "retain": "retain1", "retain2": "retain2", "holdout": "holdout"}
+NEEDED = ([f"raw/{file}" for file in RAW.values()] + ["verbmem/forget"]
+          + [f"knowmem/{name}_qa" for name in ("forget", "retain")]
+          + [f"privleak/{name}" for name in ("forget", "retain", "holdout")])
+
+
+def is_folder(path):
+    """Whether the folder has MUSE's layout."""
+    return os.path.isdir(os.path.join(path, "raw"))
+
+
+# --------------------------------------------------------------------------- reading
+
+def load(folder, documents=0):
+    """The sets of rows. documents: how many of each file's documents to take, the first ones; then
+    only those prompts are kept that begin as in one of them, and only those questions whose answer
+    stands in one of them. 0: all of everything.
+
+    ValueError names file and item of what is missing or of the wrong form.
+    """
+    for name in NEEDED:
+        if not os.path.exists(path := os.path.join(folder, name + ".json")):
+            raise ValueError(f"{path}: no such file; MUSE's folder has it")
+    rows = {name: texts(folder, f"raw/{file}")[:documents or None] for name, file in RAW.items()}
+    learned = {name: rows["forget"] if name == "forget" else rows["retain"] + rows["retain2"]
+               for name in ("forget", "retain")}
+    prompts = pairs(folder, "verbmem/forget", "prompt", "gt")
+    rows["verbmem"] = kept(prompts, "question", learned["forget"], documents)
+    for name in ("forget", "retain"):
+        asked = pairs(folder, f"knowmem/{name}_qa", "question", "answer")
+        rows[f"{name}_questions"] = kept(asked, "answer", learned[name], documents)
+        if os.path.exists(os.path.join(folder, f"knowmem/{name}_qa_icl.json")):
+            rows[f"{name}_examples"] = pairs(folder, f"knowmem/{name}_qa_icl", "question", "answer")
+    for name in ("forget", "retain", "holdout"):
+        rows[f"privleak_{name}"] = texts(folder, f"privleak/{name}")[:documents or None]
+    return rows
+
+
+def items(folder, name):
+    path = os.path.join(folder, name + ".json")
+    return list(read_json(path))
+
+
+def texts(folder, name):
+    """An array of documents as rows with an empty question."""
+    for text, where in (some := items(folder, name)):
+        check_text(text, where, longest=10**7)
+    return [{"question": "", "answer": text, "where": where} for text, where in some]
+
+
+def pairs(folder, name, question, answer):
+    """An array of objects with these two fields as rows."""
+    rows = []
+    for value, where in items(folder, name):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: should be an object with {question} and {answer}")
+        for field in (question, answer):
+            check_text(value.get(field), f"{where}, field '{field}'", longest=10**7)
+        rows.append({"question": value[question], "answer": value[answer], "where": where})
+    return rows
+
+
+def kept(rows, field, documents, cut):
+    """Those rows of which the field's first 40 characters stand in one of the documents; all rows,
+    if nothing was cut."""
+    flat = lambda text: " ".join(text.lower().split())
+    held = [flat(d["answer"]) for d in documents]
+    some = [r for r in rows if not cut or any(flat(r[field])[:40].strip(" .") in d for d in held)]
+    if not some:
+        raise ValueError(f"{rows[0]['where']}: --documents {cut}: none of the file's rows is about "
+                         "a document that is left; take more documents")
+    return some
+
+
+# --------------------------------------------------------------------------- windows
+
+def windows(tokenizer, text, T):
+    """A document as Examples of at most T tokens."""
+    ids = [tokenizer.eot_token, *tokenizer.encode_ordinary(" " + text), tokenizer.eot_token]
+    return [Example(ids[i:i + T], 1) for i in range(0, len(ids) - 1, T - 1)]
+
+
+def encode(tokenizer, rows, T):
+    """What is learned, as windows, by set; what is only asked is left out."""
+    return {name: [w for row in rows[name] for w in windows(tokenizer, row["answer"], T)]
+            for name in RAW}
+
+
+# --------------------------------------------------------------------------- measuring
+
+def measure(model, tokenizer, rows):
+    """What a model does, by set, as `metrics.summary` takes it. Of forget, retain and holdout: the
+    documents of privleak, each as long as it is, by its windows; of forget also VerbMem."""
+    T = model.config.block_size
+    out = {name: measure_documents(model, tokenizer, rows[f"privleak_{name}"])
+           for name in ("forget", "retain", "holdout")}
+    n = min(CONTINUED, T // 2)
+    gold = [tokenizer.encode_ordinary(row["answer"])[:n] for row in rows["verbmem"]]
+    prompts = [tokenizer.encode_ordinary(row["question"])[n - T:] for row in rows["verbmem"]]
+    out["forget"] |= continued(model, tokenizer, prompts, gold)
+    out["forget"]["verbmem"] = metrics.muse_mem(out["forget"]["answers"], out["forget"]["gold"])
+    for name in ("forget", "retain"):
+        out[f"{name}_questions"] = ask(model, tokenizer, rows[f"{name}_questions"],
+                                       rows.get(f"{name}_examples", []))
+        some = [w.tokens for w in encode(tokenizer, rows, T)[name] if len(w.tokens) == T][:SHOWN]
+        out[f"{name}_windows"] = continued(model, tokenizer, [ids[:T // 2] for ids in some],
+                                           [ids[T // 2:] for ids in some])
+    return out
+
+
+def measure_documents(model, tokenizer, rows):
+    """`metrics.measure_losses` of whole documents: the token losses of all windows of each."""
+    cut = [windows(tokenizer, row["answer"], model.config.block_size) for row in rows]
+    losses = iter(metrics.token_losses(model, [w for some in cut for w in some]))
+    tokens = [np.concatenate([next(losses) for _ in some]) for some in cut]
+    return {"loss": np.array([t.mean() for t in tokens]),
+            "min_k": np.array([metrics.min_k_score(-t[:-1]) for t in tokens])}
+
+
+def continued(model, tokenizer, prompts, gold):
+    """How the model goes on after each prompt, for as many tokens as `gold` has: lists of ids in,
+    texts out."""
+    said = metrics.generate(model, tokenizer, prompts, max(map(len, gold)))
+    text = lambda some: [tokenizer.decode(ids).strip() for ids in some]
+    return {"prompts": text(prompts), "gold": text(gold),
+            "answers": text(ids[:len(g)] for ids, g in zip(said, gold))}
+
+
+def ask(model, tokenizer, rows, examples):
+    """The answers to questions, each after as many of the worked examples, the last ones, as leave
+    room for it. An answer ends where the model begins another question, as in MUSE."""
+    n = min(ANSWERED, model.config.block_size // 2)
+    room = model.config.block_size - n
+    line = lambda row, answer: f"Question: {row['question']}\nAnswer:{answer}"
+    before = [tokenizer.encode_ordinary(line(e, f" {e['answer']}\n\n")) for e in examples]
+    prompts = []
+    for row in rows:
+        ids = tokenizer.encode_ordinary(line(row, ""))[-room:]
+        for example in reversed(before):
+            if len(example) + len(ids) > room:
+                break
+            ids = example + ids
+        prompts.append(ids)
+    said = metrics.generate(model, tokenizer, prompts, n - 1)
+    answers = [tokenizer.decode(ids) for ids in said]
+    for end in ("\n\n", "\nQuestion", "Question:"):
+        answers = [text.split(end)[0] for text in answers]
+    return {"prompts": [row["question"] for row in rows], "gold": [r["answer"] for r in rows],
+            "answers": [text.strip() for text in answers]}
