@@ -130,9 +130,9 @@ def measure(model, tokenizer, rows):
     for name in ("forget", "retain"):
         out[f"{name}_questions"] = ask(model, tokenizer, rows[f"{name}_questions"],
                                        rows.get(f"{name}_examples", []))
-        some = [w.tokens for w in encode(tokenizer, rows, T)[name] if len(w.tokens) == T][:SHOWN]
-        out[f"{name}_windows"] = continued(model, tokenizer, [ids[:T // 2] for ids in some],
-                                           [ids[T // 2:] for ids in some])
+        some = [w.tokens for w in encode(tokenizer, rows, T)[name] if len(w.tokens) > 8][:SHOWN]
+        out[f"{name}_windows"] = continued(model, tokenizer, [ids[:len(ids) // 2] for ids in some],
+                                           [ids[len(ids) // 2:] for ids in some])
     return out
 
 
@@ -149,7 +149,8 @@ def continued(model, tokenizer, prompts, gold):
     """How the model goes on after each prompt, for as many tokens as `gold` has: lists of ids in,
     texts out."""
     said = metrics.generate(model, tokenizer, prompts, max(map(len, gold)))
-    text = lambda some: [tokenizer.decode(ids).strip() for ids in some]
+    text = lambda some: [tokenizer.decode([t for t in ids if t != tokenizer.eot_token]).strip()
+                         for ids in some]
     return {"prompts": text(prompts), "gold": text(gold),
             "answers": text(ids[:len(g)] for ids, g in zip(said, gold))}
 
