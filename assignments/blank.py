@@ -99,11 +99,13 @@ def merged(shipped, student, paths):
             new, old.body = old, ast.parse("raise NotImplementedError('missing')").body
         owner.body[owner.body.index(old)] = new
         known, own = {n for node in owner.body for n in binds(node)}, find(theirs, path[:-1])
-        owner.body += [n for n in own.body if path[1:] and not binds(n) & known] if own else []
+        if path[1:] and own:
+            owner.body += [n for n in own.body if isinstance(n, ast.FunctionDef) and
+                           n.name not in known]
     names = {name for node in tree.body for name in binds(node)}
     same = {ast.dump(node) for node in tree.body}
     for node in theirs.body:
-        new = not binds(node) & names
+        new = binds(node) and not binds(node) & names
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             imports += [node] if new else []
         elif new and isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)):

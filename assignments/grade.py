@@ -26,7 +26,7 @@ from typing import NamedTuple
 from assignments import blank, recorder
 from assignments.blank import ROOT
 
-TIME_LIMIT = 100         # seconds a submission
+TIME_LIMIT = 100         # seconds a submission, however busy the machine is; see CPU_LIMIT too
 SIDE_BY_SIDE = 2
 
 
@@ -89,16 +89,18 @@ class Running:
         or its time is over."""
         late = self.process.is_alive()
         self.kill()
+        busy = hasattr(signal, "SIGXCPU") and self.process.exitcode == -signal.SIGXCPU
         records = []
         if os.path.exists(self.report):
             with open(self.report, encoding="utf-8", errors="replace") as f:
                 records = [json.loads(line[len(self.word):]) for line in f
                            if line.startswith(self.word) and line.endswith("\n")]
         why = f"stopped after {self.time_limit:g} s" if late else \
+            f"stopped after {recorder.CPU_LIMIT} s of computing" if busy else \
             f"the process ended, exit code {self.process.exitcode}"
         self.clean()
         score = judge(self.job, records, why)
-        return score, late or any("end" in record or "broken" in record for record in records)
+        return score, late or busy or any("end" in r or "broken" in r for r in records)
 
     def kill(self):
         """End the process and what it started."""

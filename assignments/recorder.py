@@ -9,6 +9,7 @@ import sys
 from assignments import blank
 
 MEMORY = 16 * 2**30      # bytes of address space: torch reserves far more than it uses
+CPU_LIMIT = 30           # seconds of computing: an endless loop needs no more than this
 FILE_SIZE = 64 * 2**20   # bytes that may be written to one file
 WIDTH = 100
 # Not needed: what writes files, what collects garbage twice, what changes pytest's own functions.
@@ -53,6 +54,7 @@ def isolate():
     with contextlib.suppress(ImportError, ValueError, OSError):      # Windows, macOS
         import resource
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT + 1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     nothing = os.open(os.devnull, os.O_RDWR)

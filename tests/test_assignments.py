@@ -287,13 +287,14 @@ def test_a_submission_is_the_shipped_module_with_the_students_functions():
                .replace("return x + 1", "return 0").replace("self.a = a", "self.a = 7")
                .replace("return self.a / 2", "return self.own() + helper()")
                + "\n    def own(self):\n        return MINE\n\n\n"
-               + "def helper():\n    return math.pi\n\nneighbour = helper\nprint(1)\n")
+               + "def helper():\n    return math.pi\n\n"
+               + "neighbour = helper\nprint(1)\nmath.pi = 3\n")
     text, left_out = blank.merged(SMALL, student, [["Pair", "half"]])
     scope = {}
     exec(text, scope)
     assert scope["Pair"](1).half() == 1 + scope["math"].pi and scope["Pair"](1).a == 1
     assert scope["neighbour"](1) == 2 and scope["SCALE"] == 2
-    assert len(left_out) == 3, "another value for SCALE, another neighbour, a print"
+    assert len(left_out) == 4, "another SCALE, another neighbour, a print, a change in math"
 
 
 def test_a_function_that_the_student_deleted_or_wrote_twice():
@@ -473,40 +474,79 @@ def test_the_maximum_is_fixed_and_only_a_case_that_passed_counts():
     assert grade.judge(job, failed, "").points == 7
 
 
-def test_one_student_checks_and_the_teacher_grades(tmp_path, monkeypatch, capsys):
-    """The commands on the real project: a copy with one function written, and the shipped code."""
-    copy = tmp_path / "copy"
-    assert cli.main(["start", "2", str(copy)]) == 0
-    text = (copy / "ngdiff.py").read_text(encoding="utf-8")
-    head, mark, tail = text.rpartition('raise NotImplementedError("assignment 2")')
-    text = head + "[p.sub_(d_p, alpha=lr) for p, d_p in zip(params, d)]" + tail
-    (copy / "ngdiff.py").write_text(text, encoding="utf-8")
-    tables = [str(tmp_path / name) for name in ("points.csv", "results.json")]
-    assert cli.main(["grade", "2", str(copy), ROOT, "--csv", tables[0], "--json", tables[1]]) == 0
-    with open(tables[0], encoding="utf-8", newline="") as f:
-        rows = list(csv.reader(f))
-    assert [row[:3] for row in rows[1:]] == [[str(copy), "0", "12"], [ROOT, "12", "12"]]
-    with open(tables[1], encoding="utf-8") as f:
-        results = json.load(f)
-    assert results[ROOT]["score"] == 12 and len(results[ROOT]["tests"]) == 8
-    capsys.readouterr()
+def test_the_shipped_code_is_graded_with_all_points():
+    """On the real project: its tests, its configuration, its imports."""
+    (_, score), = grade.grade(FOUND[2], [ROOT])
+    assert (score.points, score.total, list(score.tests)) == (12, 12, list(FOUND[2].points[""]))
 
+
+@NUMBERED
+def test_shipped_functions_in_the_shipped_module_change_nothing(n):
+    for name in FOUND[n].functions:
+        file, path, _ = blank.place(name)
+        text = blank.read_text(ROOT, file)
+        assert blank.merged(text, text, [path]) == (ast.unparse(ast.parse(text)) + "\n", [])
+
+
+TOML = """
+title = "Two functions"
+section = "none"
+minutes = 1
+by_hand = 1
+functions = ["ngdiff.twice", "ngdiff.Pair.half"]
+hints = ["An idea", "A formula", "A pitfall"]
+text = "Write them."
+[points]
+""" + "\n".join(f'"{test}" = {n}' for test, n in POINTS.items())
+
+
+@pytest.fixture
+def small(project, monkeypatch):
+    """The commands work on the small project."""
+    (project / "assignments").mkdir(exist_ok=True)
+    (project / "assignments" / "03_two_functions.toml").write_text(TOML)
+    for module in (cli, grade):
+        monkeypatch.setattr(module, "ROOT", str(project))
+    return project
+
+
+def test_the_students_day(small, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "copy"
+    assert cli.main(["start", "3", str(copy)]) == 0
     monkeypatch.setattr(cli, "ROOT", str(copy))
-    assert cli.main([]) == 0 and "not begun" in capsys.readouterr().out
-    assert cli.main(["check", "2"]) == 0
-    out = capsys.readouterr().out
-    assert "0 of 12 points" in out and "blank: ngdiff.coefficients if method == 'ngdiff'" in out
-    assert "NotImplementedError: assignment 2" in out
-    assert "ngdiff.direction" in out and "ngdiff.update" not in out.split("blank:")[1]
-    assert cli.main([]) == 0 and "0 of 12" in capsys.readouterr().out
-    hints = []
-    for left in (2, 1, 0, 0):
-        assert cli.main(["hint", "2"]) == 0
-        hints.append(capsys.readouterr().out)
-        assert f"{left} left" in hints[-1]
-    assert [FOUND[2].hints[i].split()[0] in hints[i] for i in range(3)] == [True] * 3
-    for wrong in (["check", "1"], ["start", "2", str(tmp_path / "new")], ["grade", "2", "x"]):
+    capsys.readouterr()
+    text = (copy / "ngdiff.py").read_text()
+    half = text.replace("a / 2", "").replace(                     # the last blank is filled
+        "def half(self):\n        raise NotImplementedError(\"assignment 3\")",
+        "def half(self):\n        return self.a / 2")
+    for source, state, says in ((text, "0 of 6", "not begun"), (RIGHT, "done", "6 of 6 points"),
+                                (half, "3 of 6", "blank: ngdiff.twice")):
+        (copy / "ngdiff.py").write_text(source)
+        assert cli.main(["check", "3"]) == 0 and says in capsys.readouterr().out
+        assert cli.main([]) == 0 and state in capsys.readouterr().out
+    for i, left in enumerate((2, 1, 0, 0)):
+        assert cli.main(["hint", "3"]) == 0
+        shown = capsys.readouterr().out
+        assert f"{left} left" in shown and ("An idea", "A formula", *["A pitfall"] * 2)[i] in shown
+    for wrong in (["check", "1"], ["start", "3", str(tmp_path / "new")], ["grade", "3", "x"]):
         assert cli.main(wrong) == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_teachers_day(small, tmp_path, capsys):
+    """Exit code 0 once all are graded, whatever the points; a table and a file for each system."""
+    assert cli.main(["handout", "3", str(tmp_path / "handout")]) == 0
+    folders = [str(tmp_path / "handout"), str(small), str(tmp_path / "nobody")]
+    table, results = tmp_path / "points.csv", tmp_path / "results.json"
+    assert cli.main(["grade", "3", *folders, "--csv", str(table), "--json", str(results)]) == 0
+    with open(table, encoding="utf-8", newline="") as f:
+        head, *rows = csv.reader(f)
+    assert head[:4] == ["submission", "points", "of", "why"] and head[4:] == list(POINTS)
+    assert [row[:3] for row in rows] == [[folders[0], "0", "6"], [folders[1], "6", "6"],
+                                         [folders[2], "0", "6"]]
+    found = json.loads(results.read_text(encoding="utf-8"))
+    assert [found[folder]["score"] for folder in folders] == [0, 6, 0]
+    assert cli.main(["grade", "3", folders[2], "--json", str(results)]) == 0
+    assert json.loads(results.read_text(encoding="utf-8"))["score"] == 0, "Gradescope's own shape"
 
 
 def test_a_users_mistakes_end_in_one_line(tmp_path, capsys):
