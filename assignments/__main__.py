@@ -32,9 +32,9 @@ def show_list(found):
     for n, a in found.items():
         now = ""
         if n == kept.get("assignment"):
-            points = kept.get("points")
+            points, total = kept.get("points"), sum(a.points[kept["part"]].values())
             now = "not begun" if points is None else \
-                "done" if points == a.total else f"{points} of {a.total}"
+                "done" if points == total else f"{points} of {total}"
         print(f"{n:2}  {a.title:44} {a.total:6}  {a.by_hand:7}  {a.minutes:7}  {now}".rstrip())
 
 

@@ -184,7 +184,7 @@ def jobs_of(a, folders):
     """The Jobs of those submissions, part by part."""
     for folder in folders:
         for part, points in a.points.items():
-            functions = a.functions or [blank.around(a.bugs[int(part[3:]) - 1])]
+            functions = a.functions or [blank.around(a.bugs[int(part[3:]) - 1], ROOT)]
             yield Job(folder, os.path.join(folder, part), ROOT, functions, points)
 
 

@@ -549,6 +549,48 @@ def test_the_teachers_day(small, tmp_path, capsys):
     assert json.loads(results.read_text(encoding="utf-8"))["score"] == 0, "Gradescope's own shape"
 
 
+BUGS = TOML.partition("functions =")[0] + TOML[TOML.index("hints"):TOML.index("[points]")] + """
+[points.bug1]
+"tests/test_small.py::test_neighbour_and_twice" = 2
+[points.bug2]
+"tests/test_small.py::test_half_is_half" = 3
+
+[[bug]]
+name = "three times"
+file = "ngdiff.py"
+old = "y = SCALE * x"
+new = "y = 3 * x"
+
+[[bug]]
+name = "a third"
+file = "ngdiff.py"
+old = "return self.a / 2"
+new = "return self.a / 3"
+"""
+
+
+def test_bugs_are_one_a_folder_and_each_is_graded_by_itself(small, tmp_path, monkeypatch, capsys):
+    bugs = small / "assignments" / "12_bugs.toml"
+    bugs.write_text(BUGS)
+    try:
+        assert cli.main(["start", "12", str(tmp_path / "mine")]) == 0
+        one, two = tmp_path / "mine" / "bug1", tmp_path / "mine" / "bug2"
+        assert (one / "ngdiff.py").read_text() == RIGHT.replace("SCALE * x", "3 * x")
+        assert (two / "ngdiff.py").read_text() == RIGHT.replace("self.a / 2", "self.a / 3")
+        assert "a third" not in (one / "assignments" / "12_bugs.toml").read_text()
+        a = assignments.load(str(small))[12]
+        (_, score), = grade.grade(a, [str(tmp_path / "mine")])
+        assert (score.points, score.total) == (0, 5)
+        (two / "ngdiff.py").write_text(RIGHT)
+        (_, score), = grade.grade(a, [str(tmp_path / "mine")])
+        assert (score.points, score.total) == (3, 5) and "bug1: 0 of 1" in score.why
+        monkeypatch.setattr(cli, "ROOT", str(two))
+        assert cli.main(["check", "12"]) == 0 and "3 of 3 points" in capsys.readouterr().out
+        assert cli.main([]) == 0 and "done" in capsys.readouterr().out
+    finally:
+        bugs.unlink()
+
+
 def test_a_users_mistakes_end_in_one_line(tmp_path, capsys):
     for wrong in (["show", "77"], ["show"], ["start", "2"], ["check", "2"], ["hint", "2"],
                   ["grade", "2"], ["start", "2", ROOT]):
