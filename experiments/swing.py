@@ -1,7 +1,7 @@
 """Why does AutoLR's rate swing? Look along d at every fifth step: python -m experiments.swing
 
-Takes train.py's flags and makes its run, which must be plain NGDiff with SGD. Before every fifth step it
-finds the rate that is best along d, three times: on the step's own retain batch, with probes as
+Takes train.py's flags and makes its run, which must be plain NGDiff with SGD. Before every fifth step
+it finds the rate that is best along d, three times: on the step's own retain batch, with probes as
 wide as AutoLR's; there again, with probes a quarter as wide; and on all retain rows. Prints them
 beside the rate that the step takes, with the curvature of L_R along d and the retain gradient's
 norm, and writes swing.png into --out.

@@ -16,12 +16,12 @@ from ngdiff import LR_RANGE
 # then for SGD and Adam with the level. Found by `python -m experiments.rates`. gdiff's go with the
 # c in their name; another c needs an --lr.
 RATES = {
-    "ngdiff": (0.06, 1e-4, 0.06, 1e-4),
-    "gdiff 0.9": (0.35, 5e-5, 0.35, 5e-5),
+    "ngdiff": (0.03, 1e-4, 0.03, 1e-4),
+    "gdiff 0.9": (0.35, 5e-5, 0.7, 1e-4),
     "gdiff 0.5": (0.05, 2.5e-5, 0.05, 2.5e-5),
     "gdiff 0.1": (0.02, 2.5e-5, 0.02, 2.5e-5),
     "lossnorm": (0.02, 1.5e-4),
-    "pcgrad": (0.025, 5e-5, 0.025, 5e-5),
+    "pcgrad": (0.025, 2.5e-5, 0.2, 4e-4),
     "mgda": (2.0, 5e-4, 2.0, 5e-4),
     "npo": (0.0025, 2.5e-5),
     "ga": (0.01, 2.5e-5, 0.01, 2.5e-5),
