@@ -1,10 +1,10 @@
 """Why does AutoLR's rate swing? Look along d at every fifth step: python -m experiments.swing
 
-Takes train.py's flags and makes its run, which must be plain NGDiff with SGD. Before every fifth step
-it finds the rate that is best along d, three times: on the step's own retain batch, with probes as
-wide as AutoLR's; there again, with probes a quarter as wide; and on all retain rows. Prints them
-beside the rate that the step takes, with the curvature of L_R along d and the retain gradient's
-norm, and writes swing.png into --out.
+Takes train.py's flags and makes its run, which must be plain NGDiff with SGD. Before every fifth
+step it finds the rate that is best along d, three times: on the step's own retain batch, with
+probes as wide as AutoLR's; there again, with probes a quarter as wide; and on all retain rows.
+Prints them beside the rate that the step takes, with the curvature of L_R along d and the retain
+gradient's norm, and writes swing.png into --out.
 """
 import copy
 import os
@@ -68,7 +68,8 @@ def draw(looks):
     fig = Figure(figsize=(11, 4), layout="constrained")
     left, right = fig.subplots(1, 2)
     at = [x["step"] for x in looks]
-    for key, style, label in (("lr", "k-", "rate taken"), ("own batch", "C0o-", "best on the batch"),
+    for key, style, label in (("lr", "k-", "rate taken"),
+                              ("own batch", "C0o-", "best on the batch"),
                               ("narrow", "C0:", "the same, narrow probes"),
                               ("all rows", "C1s-", "best on all retain rows")):
         left.plot(at, [x[key] for x in looks], style, ms=4, label=label)

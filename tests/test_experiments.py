@@ -281,7 +281,7 @@ def test_every_method_is_compared_with_sgd_and_adam_plain_and_where_it_can_with_
 
 def test_a_rate_is_tried_until_the_best_one_has_a_worse_one_on_either_side(
         cache, tmp_path, monkeypatch, capsys):
-    """On distances that are known: lowest at 8 times the first rate; where none counts, the area."""
+    """On distances that are known: lowest at 8 times the first rate; where none counts, by area."""
     names = ["gdiff 0.9", "mgda"]
     monkeypatch.setattr(compare, "all_references", lambda config, seeds: {})
     first, seeds = {n: flags.RATES[n] for n in names}, []
@@ -296,7 +296,8 @@ def test_a_rate_is_tried_until_the_best_one_has_a_worse_one_on_either_side(
 
     monkeypatch.setattr(compare, "run_all", run_all)
     monkeypatch.setattr(rates, "ROUNDS", 5)
-    assert rates.main(["--only", *names, *SMALL, "--cache", str(cache), "--out", str(tmp_path)]) == 0
+    argv = ["--only", *names, *SMALL, "--cache", str(cache), "--out", str(tmp_path)]
+    assert rates.main(argv) == 0
     said = capsys.readouterr().out.splitlines()
     gdiff = ", ".join(f"{8 * lr:g}" for lr in first["gdiff 0.9"])
     mgda = ", ".join(f"{lr / 2 ** 5:g}" for lr in first["mgda"])

@@ -404,7 +404,8 @@ def write_config(folder, said):
 def test_a_config_that_says_what_model_py_computes_is_taken_without_a_word(tmp_path, capsys, other):
     write_config(tmp_path, PLAIN | other)
     model = from_gpt2(write(tmp_path / "gpt2.bin", published()))
-    np.testing.assert_allclose(logits(model, TOKENS), oracle(published(), TOKENS), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(logits(model, TOKENS), oracle(published(), TOKENS), atol=1e-5,
+                               rtol=0)
     assert capsys.readouterr().out == ""
 
 
@@ -432,7 +433,8 @@ def test_a_file_without_its_last_layer_is_refused_by_what_config_json_says(tmp_p
         from_gpt2(write(tmp_path / "gpt2.bin", weights))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "3", "{", "[" * 100_000, "\xff"], ids=lambda s: s[:2])
+@pytest.mark.parametrize("content", ["", "[]", "3", "{", "[" * 100_000, "\xff"],
+                         ids=lambda s: s[:2])
 def test_a_config_that_is_no_json_object_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content, "latin-1")
     with pytest.raises(ValueError, match="config.json"):
