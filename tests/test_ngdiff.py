@@ -223,6 +223,18 @@ def test_npo_levels_off_where_gradient_ascent_does_not():
 
 # ---- Adam
 
+def test_npo_stays_finite_far_below_the_target():
+    far = torch.tensor([-8000.0], dtype=torch.float64)
+    assert ngdiff.npo_objective(far, torch.zeros_like(far), 0.1).item() == pytest.approx(-16000)
+
+
+def test_adams_moments_and_direction_change_in_place():
+    d, m, v = ([torch.full((3,), x)] for x in (2.0, 0.0, 0.0))
+    out = ngdiff.adam_direction(d, m, v, 1)
+    assert out[0] is d[0] and out[0].tolist() == pytest.approx([1.0] * 3)
+    assert m[0].tolist() == pytest.approx([0.2] * 3) and v[0].tolist() == pytest.approx([0.004] * 3)
+
+
 def test_adam_direction_is_torchs_adam():
     torch.manual_seed(0)
     p = torch.randn(5, dtype=torch.float64)
@@ -261,6 +273,20 @@ def test_the_parabola_is_exact_on_a_quadratic():
         slope, curvature = ngdiff.parabola(loss_minus, five.loss_retain, loss_plus, lr)
         assert slope == pytest.approx((g @ d[0]).item(), rel=1e-8)
         assert curvature == pytest.approx((d[0] @ H @ d[0]).item(), rel=1e-8)
+
+
+def test_the_slope_is_positive_where_a_step_ahead_lowers_the_loss():
+    assert ngdiff.parabola(3.0, 2.0, 1.5, 0.5) == (1.5, 2.0)      # slope 1.5, curvature 2
+    assert ngdiff.parabola(1.5, 2.0, 3.0, 0.5) == (-1.5, 2.0)
+
+
+def test_a_probe_looks_back_and_ahead():
+    """First the loss at theta + lr d, a step back, then at theta - lr d; in place."""
+    x, d = torch.tensor([1.0, 2.0]), [torch.tensor([1.0, -1.0])]
+    seen = []
+    loss = lambda: (seen.append(x.tolist()), x[0] + 10 * x[1])[1]
+    assert list(ngdiff.probe([loss], [x], d, 0.5)) == [1.5 + 15, 0.5 + 25]
+    assert seen == [[1.5, 1.5], [0.5, 2.5]]
 
 
 def test_one_fit_on_a_quadratic_is_the_best_step_and_no_other_is_better():
@@ -557,6 +583,12 @@ def test_pcgrad_changes_nothing_unless_the_gradients_conflict(numbers, weights):
     (Numbers(1, 1, 1.0, 2.0, 1.0), 5 / 7)])
 def test_mgda_stays_on_the_segment(numbers, w):
     assert coefficients("mgda", numbers) == pytest.approx((w, 1 - w))
+
+
+@pytest.mark.parametrize("losses", [(0.0, 1.0), (1.0, 0.0), (1.0, -1.0)])
+def test_lossnorm_has_no_direction_where_a_loss_is_not_positive(losses):
+    with pytest.raises(ngdiff.Stationary):
+        coefficients("lossnorm", Numbers(*losses, 1, 1, 0))
 
 
 def test_lossnorm_divides_each_gradient_by_its_own_loss():
