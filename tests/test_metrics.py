@@ -339,6 +339,15 @@ def test_each_line_of_the_table_is_its_own_measure_of_its_own_set():
     assert metrics.summary(retrained, retrained)["forget_quality"] == 1
 
 
+def test_the_tables_forget_quality_sees_which_model_prefers_the_truth():
+    """Two models whose log R are each other's mirror image: min(R, 1/R) could not tell them."""
+    R = np.array([-2, -1.5, -1, -.6, -.2, -.1, -.05, -.01])
+    one, other = measured(), measured()
+    one["forget"]["log_ratio"], other["forget"]["log_ratio"] = R, -R
+    for pair in ((one, other), (other, one)):
+        assert metrics.summary(*pair)["forget_quality"] == pytest.approx(2 / math.comb(16, 8))
+
+
 def test_what_the_data_do_not_define_is_left_out():
     whole = metrics.summary(measured(), measured())
     without = {k: v for k, v in measured().items() if k != "holdout"}

@@ -90,6 +90,8 @@ def test_batched_cached_generation_is_the_greedy_walk_of_each_prompt_alone(model
     assert model.generate(prompts, 10, stop) == expected
     assert [model.generate([p], 10, stop)[0] for p in prompts] == expected
     assert len({len(e) for e in expected}) > 1, "rows should end at different places here"
+    assert model.generate(prompts, 2, 59) == [
+        greedy_uncached(model, p, 2, 59) for p in prompts], "two tokens at most"
 
 
 def test_generation_asks_the_head_for_no_token_that_is_not_chosen(model):
