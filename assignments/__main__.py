@@ -48,8 +48,9 @@ def show(a):
 
 def start(a, folder):
     blank.start(a, folder, ROOT)
+    first = os.path.join(folder, next(iter(a.points)))           # bug1, where there are bugs
     print(f"{folder}: assignment {a.number}, {a.title}. Go on with:\n"
-          f"  cd {folder}\n  python -m assignments show {a.number}")
+          f"  cd {first}\n  python -m assignments show {a.number}")
 
 
 def own_assignment(a, kept):
@@ -140,6 +141,9 @@ def main(argv=None):
     except ValueError as e:
         print(f"assignments: {e}", file=sys.stderr)
         return 2
+    except BrokenPipeError:                     # of `| head`: nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 if __name__ == "__main__":
