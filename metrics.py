@@ -203,15 +203,18 @@ def exact_memorisation(hits):
 
 # --------------------------------------------------------------------------- measuring a model
 
+TOKENS_AT_ONCE = 2**13    # with GPT-2's vocabulary their logits take 1.6 GB
 ENOUGH_ROWS = 8      # with fewer rows in a set, membership measures say nothing and are left out
 
 
 @torch.no_grad()
 def token_losses(model, examples, batch_size=256):
-    """Each example's token losses, a float64 array (n,) in nats, end-of-text last."""
+    """Each example's token losses, a float64 array (n,) in nats, end-of-text last. batch_size rows
+    are taken at once, or fewer if they have more than TOKENS_AT_ONCE."""
     device = next(model.parameters()).device
     out = [None] * len(examples)
-    for indices in by_length(examples, batch_size):
+    fit = max(1, TOKENS_AT_ONCE // max((len(e.tokens) for e in examples), default=1))
+    for indices in by_length(examples, min(batch_size, fit)):
         losses = model(collate([examples[i] for i in indices]).to(device)).double().cpu().numpy()
         lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in indices]
         for i, row in zip(indices, np.split(losses, np.cumsum(lengths)[:-1])):

@@ -8,7 +8,8 @@
 
 The target learns forget, retain1 and retain2, the retrained model the two retain sets; unlearning
 sees forget and retain1. Questions and prompts are asked, and learned by nobody. The level is
-measured on raw/holdout, PrivLeak on its own three files.
+measured on raw/holdout, PrivLeak on its own three files: a document that is in both is left to
+PrivLeak, unless the level would then have none.
 
 A document is longer than a model's context T. It is learned in windows: end of text, the document's
 tokens, end of text, cut so that each window of T tokens begins with the last token of the one
@@ -61,6 +62,8 @@ def load(folder, documents=0):
             rows[f"{name}_examples"] = pairs(folder, f"knowmem/{name}_qa_icl", "question", "answer")
     for name in ("forget", "retain", "holdout"):
         rows[f"privleak_{name}"] = texts(folder, f"privleak/{name}")[:documents or None]
+    leaked = {row["answer"] for row in rows["privleak_holdout"]}
+    rows["holdout"] = [r for r in rows["holdout"] if r["answer"] not in leaked] or rows["holdout"]
     return rows
 
 

@@ -306,6 +306,17 @@ def test_a_row_is_measured_alike_in_every_order_and_batch():
             assert max(model.sizes) == min(size, 3), "no batch is larger than was asked"
 
 
+def test_long_rows_go_through_the_model_a_few_at_a_time(monkeypatch):
+    tokenizer = data.word_tokenizer({"x": [{"question": "", "answer": "a b c"}]})
+    examples = [data.encode(tokenizer, "", "a b c")] * 7            # of 5 tokens each
+    model = Stub(tokenizer)
+    monkeypatch.setattr(metrics, "TOKENS_AT_ONCE", 12)
+    assert len(metrics.token_losses(model, examples)) == 7 and max(model.sizes) == 2
+    monkeypatch.setattr(metrics, "TOKENS_AT_ONCE", 3)
+    metrics.token_losses(model := Stub(tokenizer), examples)
+    assert model.sizes == [1] * 7, "one, if even that is longer"
+
+
 def measured(n=8, **changes):
     """What `measure` gave on four sets, made up: all numbers differ."""
     def some(loss, rouge, ratio=None, wrong=None):

@@ -86,6 +86,13 @@ def test_documents_cuts_the_files_and_keeps_what_is_still_asked_about(folder):
     assert all(row["answer"] in held for row in rows["forget_questions"])
 
 
+def test_the_level_is_measured_on_other_documents_than_privleak_where_there_are_some(folder):
+    leaked = json.loads((folder / "privleak/holdout.json").read_text("utf-8"))
+    for raw, left in ((leaked[:2] + [text(77, 90)], [text(77, 90)]), (leaked[:2], leaked[:2])):
+        write(folder, "raw/holdout", raw)
+        assert [row["answer"] for row in muse.load(folder)["holdout"]] == left
+
+
 # ---- measures
 
 class Parrot(torch.nn.Module):
