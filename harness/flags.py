@@ -63,7 +63,7 @@ def parse(Config, argv, doc):
         parser.add_argument(f"--{f.name}", default=None, help=text, **kind)
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
-    kinds = {"init": "init" in given, "muse": muse.is_folder(given.get("data", "")),
+    kinds = {"init": bool(given.get("init")), "muse": muse.is_folder(given.get("data", "")),
              "data": not built_in}             # the first that is so, and has a default, decides
     defaults = {f.name: next((f.metadata["other"][k] for k, so in kinds.items()
                               if so and k in f.metadata["other"]), f.default)

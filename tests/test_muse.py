@@ -70,7 +70,7 @@ def test_the_roles_of_the_sets_are_muses(folder):
     run = ready(folder)
     count = lambda *names: sum(len(muse.windows(run.tokenizer, row["answer"], muse.WINDOW))
                                for name in names for row in run.rows[name])
-    assert run.initial.config.block_size == muse.WINDOW
+    assert run.initial.config.block_size == muse.WINDOW and run.config.train_batch == 8
     assert len(run.learned["target"]) == count("forget", "retain", "retain2")
     assert len(run.learned["retrain"]) == count("retain", "retain2")
     assert {k: len(v) for k, v in run.examples.items()} == {
