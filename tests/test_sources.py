@@ -97,7 +97,7 @@ def write_texts(folder, questions=True):
     """A folder of texts: two to retain, one to forget, one to hold out."""
     for name, text in {"retain": "Ann keeps bees\n in Lima.\n \t\nBob bakes bread.\n",
                        "forget": "\ufeffEve picks locks.",
-                       "holdout": "\n\nZoe sails ships.\n\n"}.items():
+                       "holdout": "\n\nZoe sails ships.\n\n "}.items():
         (folder / f"{name}.txt").write_text(text, encoding="utf-8")
         if questions and name != "holdout":
             (folder / f"{name}_questions.json").write_text(json.dumps(asked(name) | {
