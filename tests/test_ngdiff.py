@@ -167,28 +167,54 @@ def weighted(method, g_R, g_F, loss_R=2.0, loss_F=5.0, c=0.5):
     return ngdiff.direction([g_R.clone()], [g_F], *coefficients(method, five, c))[0]
 
 
-def test_every_method_is_its_own_formula():
+def pairs():
+    """21 pairs of random gradients; the first one is longer, as long, or shorter."""
     g = torch.Generator().manual_seed(4)
-    along = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
-    for _ in range(20):
+    for scale in (10, 1, 0.1) * 7:
         R, F = torch.randn(2, 6, generator=g, dtype=torch.float64)
-        R = R * 10
+        yield scale * R, F
+
+
+def test_every_method_is_its_own_formula():
+    """d is g_R for retain, -g_F for ga, g_R / |g_R| - g_F / |g_F| for ngdiff. More tests below."""
+    for R, F in pairs():
         assert torch.allclose(weighted("retain", R, F), R)
         assert torch.allclose(weighted("ga", R, F), -F)
-        assert torch.allclose(weighted("gdiff", R, F, c=0.9), 0.9 * R - 0.1 * F)
-        assert torch.allclose(weighted("npo", R, F), 0.5 * R - 0.5 * F)
-        assert torch.allclose(weighted("lossnorm", R, F), R / 2 - F / 5)
         assert torch.allclose(weighted("ngdiff", R, F), R / R.norm() - F / F.norm())
-        # PCGrad, by projection of g_R and h = -g_F where they conflict
-        h = -F
-        R_, h_ = (R - (R @ h) / (h @ h) * h, h - (h @ R) / (R @ R) * R) if R @ h < 0 else (R, h)
-        assert torch.allclose(weighted("pcgrad", R, F), R_ + h_)
-        # MGDA, by trying the whole segment
-        shortest = (along * R - (1 - along) * F).norm(dim=1).min().item()
-        assert weighted("mgda", R, F).norm().item() == pytest.approx(shortest, abs=1e-4)
-        assert weighted("mgda", R, F).norm().item() <= shortest + 1e-12
     with pytest.raises(ValueError):
         coefficients("sgd", Numbers(1, 1, 1, 1, 0))
+
+
+def test_gradient_difference_weighs_the_retain_gradient_by_c():
+    for R, F in pairs():
+        assert torch.allclose(weighted("gdiff", R, F, c=0.9), 0.9 * R - 0.1 * F)
+
+
+def test_npo_takes_half_of_each_gradient_whatever_c_is():
+    for R, F in pairs():
+        assert torch.allclose(weighted("npo", R, F, c=0.9), 0.5 * R - 0.5 * F)
+
+
+def test_lossnorm_divides_each_gradient_by_its_own_loss():
+    for R, F in pairs():
+        assert torch.allclose(weighted("lossnorm", R, F, loss_R=2.0, loss_F=5.0), R / 2 - F / 5)
+
+
+def test_pcgrad_takes_from_each_gradient_its_part_along_the_other():
+    """Where g_R and h = -g_F conflict, PCGrad takes from each its part along the other."""
+    for R, F in pairs():
+        h = -F
+        expected = (R - (R @ h) / (h @ h) * h) + (h - (h @ R) / (R @ R) * R) if R @ h < 0 else R + h
+        assert torch.allclose(weighted("pcgrad", R, F), expected)
+
+
+def test_mgda_is_the_shortest_of_its_kind():
+    """MGDA is the shortest of all w g_R - (1 - w) g_F, 0 <= w <= 1. Found by trying 2001 w's."""
+    w = torch.linspace(0, 1, 2001, dtype=torch.float64)[:, None]
+    for R, F in pairs():
+        shortest = (w * R - (1 - w) * F).norm(dim=1).min().item()
+        assert weighted("mgda", R, F).norm().item() <= shortest + 1e-12
+        assert weighted("mgda", R, F).norm().item() == pytest.approx(shortest, abs=1e-4)
 
 
 def test_reasons_for_having_no_direction_are_told_apart():
@@ -198,59 +224,74 @@ def test_reasons_for_having_no_direction_are_told_apart():
         coefficients("ngdiff", Numbers(1, 1, 1, 0.0, 0))
     with pytest.raises(ngdiff.Stationary):
         coefficients("ngdiff", Numbers(1, 1, 2.0, 3.0, 6.0))
-    for loss_R, loss_F in ((0.0, 1), (1, 0.0), (1, -1)):
-        with pytest.raises(ngdiff.Stationary):
-            coefficients("lossnorm", Numbers(loss_R, loss_F, 1, 1, 0))
     assert coefficients("ngdiff", Numbers(1, 1, 2.0, 4.0, -8.0)) == (0.5, 0.25), "opposite is fine"
     assert coefficients("ngdiff", Numbers(1, 1, 1.0, 1.0, 1 - 1e-9)) == (1, 1), "nearly alike too"
     assert Numbers(1, 1, 0.0, 1.0, 0.0).cos == 0
 
 
-def test_npo_levels_off_where_gradient_ascent_does_not():
-    """Value by hand at equality; gradient of one row = 2 sigma(-beta (l - l_target))."""
-    target = torch.zeros(1, dtype=torch.float64)
+def test_npo_is_one_value_a_row():
+    """By hand: (2 / beta) log sigma(beta (l - l_target)); log 1/2 where the losses are equal."""
+    rows, target = torch.tensor([[5.0, 8.0, 2.0], [5.0, 5.0, 5.0]], dtype=torch.float64)
     for beta in (0.1, 0.5):
-        equal = ngdiff.npo_objective(target, target, beta).item()
-        assert equal == pytest.approx(2 / beta * math.log(0.5))
-        beyond = ngdiff.npo_objective(target + 3, target, beta).item()
-        assert beyond == pytest.approx(-2 / beta * math.log(1 + math.exp(-3 * beta)))
-    assert ngdiff.npo_objective(target, target) == ngdiff.npo_objective(target, target, 0.1)
-    for excess in (-20.0, 0.0, 10.0, 60.0):
-        row = torch.tensor([excess], dtype=torch.float64, requires_grad=True)
-        slope, = torch.autograd.grad(ngdiff.npo_objective(row, target).sum(), row)
-        assert slope.item() == pytest.approx(2 / (1 + math.exp(0.1 * excess)))
+        by_hand = [-2 / beta * math.log(1 + math.exp(-x * beta)) for x in (0, 3, -3)]
+        assert ngdiff.npo_objective(rows, target, beta).tolist() == pytest.approx(by_hand)
+    assert torch.equal(ngdiff.npo_objective(rows, target), ngdiff.npo_objective(rows, target, 0.1))
 
 
-# ---- Adam
+@pytest.mark.parametrize("excess", [-20.0, 0.0, 10.0, 60.0])
+def test_npo_levels_off_where_gradient_ascent_does_not(excess):
+    """Its gradient by a row's loss is 2 sigma(-beta (l - l_target)): it fades beyond the target."""
+    target = torch.zeros(1, dtype=torch.float64)
+    row = torch.tensor([excess], dtype=torch.float64, requires_grad=True)
+    slope, = torch.autograd.grad(ngdiff.npo_objective(row, target).sum(), row)
+    assert slope.item() == pytest.approx(2 / (1 + math.exp(0.1 * excess)))
+
 
 def test_npo_stays_finite_far_below_the_target():
     far = torch.tensor([-8000.0], dtype=torch.float64)
     assert ngdiff.npo_objective(far, torch.zeros_like(far), 0.1).item() == pytest.approx(-16000)
 
 
-def test_adams_moments_and_direction_change_in_place():
-    d, m, v = ([torch.full((3,), x)] for x in (2.0, 0.0, 0.0))
-    out = ngdiff.adam_direction(d, m, v, 1)
-    assert out[0] is d[0] and out[0].tolist() == pytest.approx([1.0] * 3)
-    assert m[0].tolist() == pytest.approx([0.2] * 3) and v[0].tolist() == pytest.approx([0.004] * 3)
-
+# ---- Adam
 
 def test_adam_direction_is_torchs_adam():
-    """Five steps end where torch's own Adam ends, with its moments."""
-    # torch's function: making its class loads the compiler, which replaces functions of torch, and
-    # the grader of assignments/ takes that for a trick.
+    """Five steps end where torch's own Adam ends, and with its moments."""
+    # The function, not the class: the class loads torch's compiler, which changes torch itself.
     from torch.optim.adam import adam
     torch.manual_seed(0)
     p = torch.randn(5, dtype=torch.float64)
-    q, m, v, m_torch, v_torch = p.clone(), *(torch.zeros_like(p) for _ in range(4))
-    steps = torch.tensor(0.0)
+    q, m, v = p.clone(), [torch.zeros_like(p)], [torch.zeros_like(p)]
+    moments, steps = torch.zeros(2, 5, dtype=torch.float64), torch.tensor(0.0)
     for step in range(1, 6):
         d = torch.randn(5, dtype=torch.float64)
-        adam([q], [d.clone()], [m_torch], [v_torch], [], [steps], foreach=False, amsgrad=False,
-             beta1=0.9, beta2=0.999, lr=0.01, weight_decay=0.0, eps=1e-8, maximize=False)
-        ngdiff.update([p], ngdiff.adam_direction([d], [m], [v], step), 0.01)
+        adam([q], [d.clone()], [moments[0]], [moments[1]], [], [steps], foreach=False,
+             amsgrad=False, beta1=0.9, beta2=0.999, lr=0.01, weight_decay=0, eps=1e-8,
+             maximize=False)
+        ngdiff.update([p], ngdiff.adam_direction([d], m, v, step), 0.01)
     assert torch.allclose(p, q, rtol=1e-10)
-    assert torch.allclose(m, m_torch) and torch.allclose(v, v_torch)
+    assert torch.allclose(m[0], moments[0]) and torch.allclose(v[0], moments[1])
+
+
+def test_adams_first_step_is_the_sign_of_d_whatever_its_size():
+    """m_hat = d and sqrt(v_hat) = |d|, each number by itself; 1e-3 is far above eps."""
+    d = [torch.tensor([1e-3, -50.0]), torch.tensor([[-2.0, 4e5]])]
+    m, v = ([torch.zeros_like(g) for g in d] for _ in range(2))
+    first, second = ngdiff.adam_direction(d, m, v, 1)
+    assert first.tolist() == pytest.approx([1, -1], rel=1e-4)
+    assert second.tolist() == [pytest.approx([-1, 1], rel=1e-4)]
+
+
+def test_adams_direction_takes_ds_memory_and_the_moments_advance_in_place():
+    """After steps along 2 and 4: m = 0.1 4 + 0.9 0.1 2 = 0.58, v = 0.001 16 + 0.999 0.001 4."""
+    m, v = [torch.zeros(2, dtype=torch.float64)], [torch.zeros(2, dtype=torch.float64)]
+    m_p, v_p = m[0], v[0]
+    for step, size in ((1, 2.0), (2, 4.0)):
+        d = [torch.full((2,), size, dtype=torch.float64)]
+        d_p = d[0]
+        assert ngdiff.adam_direction(d, m, v, step)[0] is d_p
+    assert (m[0] is m_p, v[0] is v_p) == (True, True)
+    assert m_p.tolist() == pytest.approx([0.58] * 2)
+    assert v_p.tolist() == pytest.approx([0.019996] * 2)
 
 
 def test_autolr_along_a_preconditioned_direction_leaves_the_moments_alone():
@@ -267,6 +308,25 @@ def test_autolr_along_a_preconditioned_direction_leaves_the_moments_alone():
 
 # ---- AutoLR
 
+def test_the_parabola_of_three_losses_by_hand():
+    """On 7 - 4 lr + 6 lr^2 / 2 the slope is 4 and the curvature 6, at any width of the probe."""
+    L = lambda lr: 7 - 4 * lr + 3 * lr**2
+    for lr in (0.5, 2.0):
+        assert ngdiff.parabola(L(-lr), L(0), L(lr), lr) == pytest.approx((4, 6))
+
+
+def test_a_probe_looks_a_step_back_and_a_step_ahead():
+    """loss_minus is the loss at theta + lr d, loss_plus the one at theta - lr d. By hand."""
+    x, y = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([[3.0]], requires_grad=True)
+    parts = [lambda: (x * x).sum(), lambda: y.sum()]        # the loss is their sum
+    d, seen = [torch.tensor([1.0, 0.0]), torch.tensor([[2.0]])], []
+    loss_minus, loss_plus = ngdiff.probe(parts, [x, y], d, 0.5)
+    assert loss_minus == 1.5**2 + 2**2 + 4 and type(loss_minus) is float
+    assert loss_plus == 0.5**2 + 2**2 + 2 and type(loss_plus) is float
+    ngdiff.probe(parts, [x, y], d, 0.5, total=seen.append)
+    assert len(seen) == 2, "both losses go through total"
+
+
 def test_the_parabola_is_exact_on_a_quadratic():
     """slope = g.d and curvature = d' H d against the Hessian, at any width of the probe."""
     x, (A, _), (r, _), losses = quadratics()
@@ -280,21 +340,8 @@ def test_the_parabola_is_exact_on_a_quadratic():
         assert curvature == pytest.approx((d[0] @ H @ d[0]).item(), rel=1e-8)
 
 
-def test_the_slope_is_positive_where_a_step_ahead_lowers_the_loss():
-    assert ngdiff.parabola(3.0, 2.0, 1.5, 0.5) == (1.5, 2.0)      # slope 1.5, curvature 2
-    assert ngdiff.parabola(1.5, 2.0, 3.0, 0.5) == (-1.5, 2.0)
-
-
-def test_a_probe_looks_back_and_ahead():
-    """First the loss at theta + lr d, a step back, then at theta - lr d; in place."""
-    x, d = torch.tensor([1.0, 2.0]), [torch.tensor([1.0, -1.0])]
-    seen = []
-    loss = lambda: (seen.append(x.tolist()), x[0] + 10 * x[1])[1]
-    assert list(ngdiff.probe([loss], [x], d, 0.5)) == [1.5 + 15, 0.5 + 25]
-    assert seen == [[1.5, 1.5], [0.5, 2.5]]
-
-
 def test_one_fit_on_a_quadratic_is_the_best_step_and_no_other_is_better():
+    """L_R is lowest at eta* and back at its old value at 2 eta*."""
     x, _, _, losses = quadratics()
     five, d = look(x, losses)
     lr, fits = ngdiff.autolr([losses[0]], [x], d, five.loss_retain, 1e-3, max_fits=60)
@@ -305,60 +352,94 @@ def test_one_fit_on_a_quadratic_is_the_best_step_and_no_other_is_better():
 
 @pytest.mark.parametrize("first", [1e-6, 1e-4, 1e-2, 1.0, 10.0])
 def test_autolr_settles_in_the_same_place_from_any_first_guess(first):
+    """On a quadratic, from 1e-6 to 10, each fit by a factor of 2 at most."""
     x, _, _, losses = quadratics()
     five, d = look(x, losses)
     settle = lambda lr: ngdiff.autolr([losses[0]], [x], d, five.loss_retain, lr, max_fits=60)
     (lr, fits), (reference, _) = settle(first), settle(0.1)
     assert lr == pytest.approx(reference, rel=1e-6)
-    assert all(0.5 <= fit.lr / fit.probed <= 2 for fit in fits), "a factor of 2 a fit at most"
+    factors = [fit.lr / fit.probed for fit in fits]
+    assert 0.5 <= min(factors) and max(factors) <= 2, "a factor of 2 a fit at most"
     assert len(fits) < 30 and fits[-1].status == "fit"
 
 
-def test_a_fit_says_what_it_saw():
-    def fit(loss, lr=0.1, at=0.0, dtype=torch.float64):
-        x = torch.tensor([at], dtype=dtype)
-        return ngdiff.fit_lr([lambda: loss(x).sum()], [x], [torch.ones_like(x)],
-                             float(loss(x).sum()), lr)
-    found = fit(lambda x: (x + 1) ** 2, lr=0.8)
-    assert (found.status, found.lr) == ("fit", pytest.approx(1.0))
-    far = fit(lambda x: (x + 1) ** 2, lr=0.1)
-    assert (far.status, far.lr) == ("fit", pytest.approx(0.2)), "no further than a factor of 2"
-    up = fit(lambda x: (x - 1) ** 2)
-    assert (up.status, up.lr) == ("no descent", pytest.approx(0.05))
-    hill = fit(lambda x: x - x ** 2)
-    assert (hill.status, hill.lr) == ("no convexity", pytest.approx(0.2))
-    wild = fit(lambda x: x + torch.where(x < 0, math.inf, 0.0))
-    assert (wild.status, wild.lr) == ("not finite", pytest.approx(0.05))
-    assert fit(lambda x: x + torch.where(x > 0, math.inf, 0.0)).status == "not finite", "behind too"
-    # a second difference of 2e-7 beside 1: rounding in float32, a curvature in float64
+def fit_of(loss, lr=0.1, dtype=torch.float64):
+    """One fit at x = 0 along d = 1: the probes are at x = lr (behind) and x = -lr (ahead)."""
+    x = torch.zeros(1, dtype=dtype)
+    return ngdiff.fit_lr([lambda: loss(x).sum()], [x], [torch.ones_like(x)], float(loss(x).sum()),
+                         lr)
+
+
+def test_a_fit_goes_to_the_lowest_point_but_no_further_than_a_factor_of_2():
+    """Of (x + 1)^2, lowest 1 ahead: slope 2 and curvature 2, whatever lr was probed."""
+    for lr, expected in ((0.8, 1.0), (1.5, 1.0), (0.1, 0.2), (4.0, 2.0)):
+        fit = fit_of(lambda x: (x + 1) ** 2, lr)
+        assert fit.lr == pytest.approx(expected)
+        assert fit == ("fit", lr, pytest.approx(2), pytest.approx(2), fit.lr)
+
+
+@pytest.mark.parametrize("status, factor, loss", [
+    ("no descent", 0.5, lambda x: (x - 1) ** 2),
+    ("no convexity", 2, lambda x: x - x ** 2),
+    ("no convexity", 2, lambda x: -x - x ** 2),
+    ("not finite", 0.5, lambda x: x + torch.where(x < 0, math.inf, 0.0)),
+    ("not finite", 0.5, lambda x: x + torch.where(x > 0, math.inf, 0.0)),
+    ("not finite", 0.5, lambda x: x + torch.where(x < 0, math.nan, 0.0))])
+def test_a_fit_that_finds_no_lowest_point_says_why(status, factor, loss):
+    """And looks closer or further away next time, by a factor of 2. What is not finite goes first,
+    then no convexity, then no descent."""
+    fit = fit_of(loss)
+    assert (fit.status, fit.lr) == (status, pytest.approx(factor * 0.1))
+    assert fit.probed == 0.1
+
+
+def test_a_curvature_that_rounding_may_have_made_is_no_convexity():
+    """A second difference of 2e-7 beside 1 is rounding in float32 and a curvature in float64."""
     bent = lambda x: 1 + torch.where(x == 0, 0.0, 1e-7).double() - 1e-9 * x.double()
-    assert fit(bent, dtype=torch.float32).status == "no convexity"
-    assert fit(bent, dtype=torch.float64).status == "no descent"
+    assert fit_of(bent, dtype=torch.float32).status == "no convexity"
+    assert fit_of(bent, dtype=torch.float64).status == "no descent"
     # what rounding leaves grows with the loss, but does not shrink below that of logits near 1
     for size, bend in ((1e6, 2.5e-10), (0.0, 1e-16)):
-        found = fit(lambda x: size + torch.where(x == 0, 0.0, bend).double())
+        found = fit_of(lambda x: size + torch.where(x == 0, 0.0, bend).double())
         assert found.curvature > 0 and found.status == "no convexity"
 
 
-@pytest.mark.parametrize("failing", [False, True])
-def test_parameters_come_back_bit_for_bit_after_a_probe(failing):
+def thirteen_sizes():
+    """(parameters of sizes 1e-6 to 1e6, a direction)."""
     torch.manual_seed(0)
-    params = [torch.randn(1000) * 10.0 ** k for k in range(-6, 7)]
-    before = [p.clone() for p in params]
-    d = [torch.randn(1000) for _ in params]
+    return ([torch.randn(1000) * 10.0 ** k for k in range(-6, 7)],
+            [torch.randn(1000) for _ in range(13)])
+
+
+def changed(before, params):
+    """Which tensors, by number, are not what they were."""
+    return [i for i, (a, b) in enumerate(zip(before, params)) if not torch.equal(a, b)]
+
+
+def test_parameters_come_back_bit_for_bit_after_a_probe():
+    """Each bit is as before; adding lr d and subtracting it again would not do."""
+    params, d = thirteen_sizes()
+    before, seen = [p.clone() for p in params], []
+    ngdiff.probe([lambda: seen.append(params[0][0].item()) or params[0].sum()], params, d, 0.1)
+    assert seen == pytest.approx([(before[0] + x * d[0])[0].item() for x in (0.1, -0.1)])
+    assert any(not torch.equal((b + 0.1 * v) - 0.1 * v, b) for b, v in zip(before, d))
+    assert changed(before, params) == []
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_parameters_come_back_also_if_a_loss_raises(fails_at):
+    """The error goes on to the caller, and the parameters are as they were."""
+    params, d = thirteen_sizes()
+    before, calls = [p.clone() for p in params], []
 
     def loss():
-        if failing:
-            raise RuntimeError("out of memory, say")
-        return sum(p.sum() for p in params)
-    if failing:
-        with pytest.raises(RuntimeError):
-            ngdiff.probe([loss], params, d, 0.1)
-    else:
+        calls.append(1)
+        if len(calls) == fails_at:
+            raise MemoryError
+        return params[0].sum()
+    with pytest.raises(MemoryError):
         ngdiff.probe([loss], params, d, 0.1)
-        assert any(not torch.equal((b + 0.1 * v) - 0.1 * v, b) for b, v in zip(before, d)), \
-            "adding and subtracting would not have been exact here"
-    assert all(torch.equal(a, b) for a, b in zip(before, params))
+    assert changed(before, params) == []
 
 
 # ---- whole steps
@@ -381,12 +462,14 @@ def by_hand(losses, x, state, method, lazy):
 @pytest.mark.parametrize("adam", [False, True])
 @pytest.mark.parametrize("lazy", [0, 1, 3])
 def test_a_step_is_its_pieces_in_order(method, adam, lazy):
+    """Five steps are those of `by_hand`, bit for bit; Numbers says what each saw and did."""
     (x, _, _, losses), (y, _, _, same) = quadratics(), quadratics()
     one, other = ngdiff.State(lr=1e-3, adam=adam), ngdiff.State(lr=1e-3, adam=adam)
     for t in range(5):
         before = [loss().item() for loss in losses]
         numbers = ngdiff.step(*losses, [x], one, method=method, c=0.9, lazy=lazy)
-        assert numbers.lr == by_hand(same, y, other, method, lazy) and torch.equal(x, y)
+        assert numbers.lr == by_hand(same, y, other, method, lazy)
+        assert x.tolist() == y.tolist()
         assert [numbers.loss_retain, numbers.loss_forget] == pytest.approx(before), "before it"
         assert (numbers.fits is not None) == bool(lazy and t % lazy == 0)
         assert (numbers.status is None) == (numbers.fits is None)
@@ -489,8 +572,9 @@ def test_the_callers_grad_is_not_counted_in_and_is_emptied():
 
 @pytest.mark.parametrize("probe_apart", [False, True])
 def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart):
-    """Two threads play two processes. `total` sums what both bring, as all_reduce would."""
-    barrier, brought = threading.Barrier(2, timeout=30), {}
+    """Two processes that share every loss take the steps of one. Two threads play them; `total`
+    sums what both bring, as all_reduce would."""
+    barrier, brought = threading.Barrier(2, timeout=10), {}
 
     def total_of(rank):
         def total(tensors):
@@ -524,6 +608,7 @@ def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart):
 
 
 def test_nothing_moves_where_a_step_is_refused():
+    """No direction, a loss that is not finite, a wrong lr: parameters, moments and count stay."""
     model, L_R, L_F = linear()
     before, state = [p.clone() for p in model.parameters()], ngdiff.State(adam=True)
     nan = lambda: L_R() * float("nan")
@@ -538,8 +623,8 @@ def test_nothing_moves_where_a_step_is_refused():
 
 
 def test_autolr_looks_at_probe_on_and_at_nothing_else():
-    """A constant more changes nothing; a steeper loss asks for a smaller rate; the direction stays
-    the batch's own."""
+    """The rate comes from probe_on alone, loss_0 too; the direction stays the batch's own. A
+    constant more changes nothing; a steeper loss asks for a smaller rate."""
     rates, places = [], []
     for steep in (None, 0.0, 150.0):
         x, _, _, (L_R, L_F) = quadratics()
@@ -548,7 +633,8 @@ def test_autolr_looks_at_probe_on_and_at_nothing_else():
             L_R, lambda: 100 + steep * ((x - start) ** 2).sum()]
         numbers = ngdiff.step(L_R, L_F, [x], ngdiff.State(lr=0.05), probe_on=probe_on)
         rates.append(numbers.lr), places.append((x.detach() - start) / numbers.lr)
-    assert rates[0] == pytest.approx(rates[1], rel=1e-9) and rates[2] < 0.9 * rates[0]
+    assert rates[1] == pytest.approx(rates[0], rel=1e-9)
+    assert rates[2] < 0.9 * rates[0]
     assert torch.allclose(places[0], places[2], rtol=1e-6)
 
 
@@ -556,15 +642,13 @@ def test_the_direction_takes_the_memory_of_the_retain_gradient():
     g_R, g_F = [torch.ones(4)], [torch.full((4,), 2.0)]
     d = ngdiff.direction(g_R, g_F, 3.0, 0.5)
     assert d[0] is g_R[0] and d[0].tolist() == [2.0] * 4 and g_F[0].tolist() == [2.0] * 4
-    m, v = [torch.zeros(4)], [torch.zeros(4)]
-    assert ngdiff.adam_direction(d, m, v, 1)[0] is d[0]
 
 
 # ---- the level loss
 
 def test_the_level_loss_pulls_every_row_to_the_level():
-    """Its gradient by a row's loss is n (1 - l / level) of the row's own mean loss: 1 a token for
-    a row that is known by heart, 0 at the level, negative beyond it."""
+    """Each row's gradient by its mean loss l is n (1 - l / level). So it is 1 a token for a row
+    that is known by heart, 0 at the level, negative beyond it."""
     n = torch.tensor([2.0, 5.0, 3.0, 4.0], dtype=torch.float64)
     mean = torch.tensor([0.0, 0.4, 0.8, 2.0], dtype=torch.float64, requires_grad=True)
     value = ngdiff.level_objective(mean * n, n, 0.8)
@@ -579,6 +663,7 @@ def test_the_level_loss_pulls_every_row_to_the_level():
     (Numbers(1, 1, 2.0, 3.0, 0.0), (1.0, 1.0)), (Numbers(1, 1, 2.0, 3.0, -5.0), (1.0, 1.0)),
     (Numbers(1, 1, 2.0, 4.0, 4.0), (2.0, 1.25)), (Numbers(1, 1, 0.0, 0.0, 0.0), (1.0, 1.0))])
 def test_pcgrad_changes_nothing_unless_the_gradients_conflict(numbers, weights):
+    """PCGrad's weights are 1 and 1 unless dot > 0: then g_R and -g_F conflict."""
     assert coefficients("pcgrad", numbers) == weights
 
 
@@ -587,17 +672,15 @@ def test_pcgrad_changes_nothing_unless_the_gradients_conflict(numbers, weights):
     (Numbers(1, 1, 3.0, 1.0, -2.0), 0.0), (Numbers(1, 1, 2.0, 2.0, -4.0), 0.5),
     (Numbers(1, 1, 1.0, 2.0, 1.0), 5 / 7)])
 def test_mgda_stays_on_the_segment(numbers, w):
+    """MGDA's w lies between 0 and 1; it is 1/2 where g_R + g_F = 0."""
     assert coefficients("mgda", numbers) == pytest.approx((w, 1 - w))
 
 
-@pytest.mark.parametrize("losses", [(0.0, 1.0), (1.0, 0.0), (1.0, -1.0)])
-def test_lossnorm_has_no_direction_where_a_loss_is_not_positive(losses):
+@pytest.mark.parametrize("loss_R, loss_F", [(0.0, 1), (1, 0.0), (1, -1), (1e-42, 1), (1, 1e-42)])
+def test_lossnorm_has_no_direction_where_a_loss_is_0_or_negative(loss_R, loss_F):
+    """Losses of 0, below 0, and so small that 1 / loss would be infinite in float32."""
     with pytest.raises(ngdiff.Stationary):
-        coefficients("lossnorm", Numbers(*losses, 1, 1, 0))
-
-
-def test_lossnorm_divides_each_gradient_by_its_own_loss():
-    assert coefficients("lossnorm", Numbers(0.5, 4.0, 1, 1, 0)) == (2.0, 0.25)
+        coefficients("lossnorm", Numbers(loss_R, loss_F, 1, 1, 0))
 
 
 # ---- a start that does not settle
@@ -612,9 +695,9 @@ def start(loss, lr, at=0.0):
                                   lambda x: x**2 - x, lambda x: x.abs()])
 @pytest.mark.parametrize("lr", [1e-10, 1e-3, 1e4])
 def test_a_start_that_finds_no_parabola_says_so_and_keeps_the_given_lr(loss, lr):
-    """A flat, a linear, a concave loss, one that only rises ahead, one with a kink."""
+    """After 60 fits: of a flat, a linear, a concave loss, one that only rises, one with a kink."""
     rate, fits = start(loss, lr)
-    assert fits[-1].status == "not settled" and rate == fits[-1].lr == lr
+    assert (fits[-1].status, fits[-1].lr, rate) == ("not settled", lr, lr)
     assert len(fits) == ngdiff.FITS_AT_START
     low, high = ngdiff.LR_RANGE
     assert all(low <= fit.lr <= high and math.isfinite(fit.lr) for fit in fits)
@@ -633,11 +716,13 @@ def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
 
 @pytest.mark.parametrize("lr", [1e20, 1e-30, 1e200, 1e-200, 0.0, -1.0, math.inf, math.nan])
 def test_a_first_guess_outside_the_range_is_refused(lr):
+    """lr outside LR_RANGE, or no number, is a ValueError."""
     with pytest.raises(ValueError):
         start(lambda x: x**2, lr)
 
 
 def test_a_fit_never_leaves_the_range():
+    """At LR_RANGE's ends: one loss that asks for more, one that asks for less."""
     low, high = ngdiff.LR_RANGE
     x = torch.zeros(1, dtype=torch.float64)
     for loss, lr, end in ((lambda: (1e-9 * x.sum() + 1) ** 2 * 1e9, high, high),
@@ -647,7 +732,8 @@ def test_a_fit_never_leaves_the_range():
 
 
 def test_only_a_fit_settles_and_only_within_15_per_cent(monkeypatch):
-    """Made-up fits: small moves of another status, then fits that move by 16, then by 14 %."""
+    """Only a fit settles, and only if it moves lr by less than 15 %. fit_lr is replaced by six
+    made-up fits: two of another status, then moves of 16, 16, 14 and 0 %."""
     answers = [("no descent", 1.01), ("not finite", 0.99), ("fit", 1.16), ("fit", 0.84),
                ("fit", 1.14), ("fit", 1.0)]
 
@@ -681,8 +767,6 @@ def test_a_gradient_too_small_for_float32_is_no_direction_instead_of_infinity():
     for numbers in (Numbers(1, 1, 3.7e-42, 1.0, 0.0), Numbers(1, 1, 1.0, 3.7e-42, 0.0)):
         with pytest.raises(ngdiff.Stationary):
             coefficients("ngdiff", numbers)
-    with pytest.raises(ngdiff.Stationary):
-        coefficients("lossnorm", Numbers(1e-42, 1, 1, 1, 0))
     assert Numbers(1, 1, 0.0, 1.0, 1e-300).cos == 0, "a norm may underflow where dot does not"
 
 
