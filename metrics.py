@@ -203,7 +203,7 @@ def exact_memorisation(hits):
 
 # --------------------------------------------------------------------------- measuring a model
 
-TOKENS_AT_ONCE = 2**13    # with GPT-2's vocabulary their logits take 1.6 GB
+TOKENS_AT_ONCE = 2**13    # of rows as long as GPT-2's context, 256 would take gigabytes
 ENOUGH_ROWS = 8      # with fewer rows in a set, membership measures say nothing and are left out
 
 
@@ -215,7 +215,8 @@ def token_losses(model, examples, batch_size=256):
     out = [None] * len(examples)
     fit = max(1, TOKENS_AT_ONCE // max((len(e.tokens) for e in examples), default=1))
     for indices in by_length(examples, min(batch_size, fit)):
-        losses = model(collate([examples[i] for i in indices]).to(device)).double().cpu().numpy()
+        batch = collate([examples[i] for i in indices]).to(device)
+        losses = model.token_losses(batch).double().cpu().numpy()
         lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in indices]
         for i, row in zip(indices, np.split(losses, np.cumsum(lengths)[:-1])):
             out[i] = row

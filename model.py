@@ -120,6 +120,15 @@ class GPT(nn.Module):
         return F.cross_entropy(self.logits(batch), batch.labels, reduction="none")
 
     @torch.no_grad()
+    def token_losses(self, batch, piece=2**23):
+        """What forward gives, for measuring: `piece` logits at a time. At GPT-2's vocabulary all
+        are a gigabyte, which takes longer to get from the system than to fill."""
+        n = max(1, piece // self.config.vocab_size)
+        x = self.hidden(batch.tokens, batch.positions)
+        return torch.cat([F.cross_entropy(self.lm_head(rows), labels, reduction="none")
+                          for rows, labels in zip(x.split(n), batch.labels.split(n))])
+
+    @torch.no_grad()
     def generate(self, prompts, max_new, stop):
         """Greedy continuations of `prompts` (lists of token ids, any lengths), as lists of ids.
 

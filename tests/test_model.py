@@ -59,6 +59,17 @@ def test_losses_are_gpt2s_on_every_labelled_position_and_no_other(model):
     assert torch.allclose(model(collate(rows)), torch.cat(expected), rtol=1e-9)
 
 
+def test_losses_measured_piece_by_piece_are_the_same(model):
+    batch, seen = collate(examples()), []
+    hook = model.lm_head.register_forward_hook(lambda _, x, y: seen.append(y.numel()))
+    for piece in (1, 60, 400, 10**6):
+        losses = model.token_losses(batch, piece)
+        assert torch.allclose(losses, model(batch), rtol=1e-12) and not losses.requires_grad
+        assert max(seen[:-1]) <= max(piece, 60), "60 words: one position at least"
+        seen.clear()
+    hook.remove()
+
+
 def test_padding_changes_nothing(model):
     rows = examples()
     alone = torch.cat([model(collate([row])) for row in rows])
@@ -66,11 +77,29 @@ def test_padding_changes_nothing(model):
 
 
 def test_no_position_sees_a_later_token(model):
+    """No position sees a later token, and each one sees all earlier tokens."""
     tokens = torch.randint(0, 60, (1, 12), generator=torch.Generator().manual_seed(3))
     changed = tokens.clone()
     changed[0, 7] = (changed[0, 7] + 1) % 60
     a, b = model.hidden(tokens), model.hidden(changed)
-    assert torch.equal(a[:, :7], b[:, :7]) and not torch.allclose(a[:, 7:], b[:, 7:])
+    assert torch.equal(a[:, :7], b[:, :7])
+    assert (a[0, 7:] != b[0, 7:]).any(-1).tolist() == [True] * 5
+
+
+@pytest.mark.parametrize("first", [1, 5, 12])
+def test_a_cache_gives_the_same_as_the_whole_row_at_once(model, first):
+    """Token by token with a cache, attention gives what it gives over the whole row. The cache then
+    holds the keys and values of the whole row, and nothing behind it is touched."""
+    attention = model.transformer.h[0].attn
+    x = torch.randn(2, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    whole, cache = attention(x), torch.full((2, 2, 2, 15, 8), math.nan, dtype=torch.float64)
+    parts = [attention(x[:, :first], cache)]
+    for t in range(first, 12):
+        parts.append(attention(x[:, t:t + 1], cache, t))
+    assert torch.allclose(torch.cat(parts, 1), whole, rtol=1e-9)
+    _, keys, values = attention.c_attn(x).view(2, 12, 3, 2, 8).permute(2, 0, 3, 1, 4)
+    assert torch.allclose(cache[:, :, :, :12], torch.stack([keys, values]), rtol=1e-9)
+    assert cache[:, :, :, 12:].isnan().all(), "nothing behind the row's last token"
 
 
 def greedy_uncached(model, prompt, max_new, stop):
@@ -92,6 +121,21 @@ def test_batched_cached_generation_is_the_greedy_walk_of_each_prompt_alone(model
     assert len({len(e) for e in expected}) > 1, "rows should end at different places here"
     assert model.generate(prompts, 2, 59) == [
         greedy_uncached(model, p, 2, 59) for p in prompts], "two tokens at most"
+
+
+def test_generation_passes_each_position_through_the_model_once(model, monkeypatch):
+    """One pass over the shortest prompt, then one token a row for each further position."""
+    passes, hidden = [], model.hidden
+
+    def watched(tokens, *args, **kwargs):
+        passes.append(tokens.shape)
+        return hidden(tokens, *args, **kwargs)
+    monkeypatch.setattr(model, "hidden", watched)
+    model.generate([[7, 8, 9], [1, 2, 3, 4, 5]], 4, stop=59)         # to 9 tokens, none is 59
+    assert passes == [(2, 3)] + 5 * [(2, 1)]
+    passes.clear()
+    model.generate([[7, 8, 9]], 0, stop=59)
+    assert passes == [], "no room for a new token"
 
 
 def test_generation_asks_the_head_for_no_token_that_is_not_chosen(model):

@@ -312,7 +312,7 @@ class Parrot:
     def parameters(self):
         return iter([torch.zeros(1)])
 
-    def __call__(self, batch):
+    def token_losses(self, batch):
         return torch.arange(len(batch.labels)) / 10.0
 
     def generate(self, prompts, max_new, stop):

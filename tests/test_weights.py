@@ -404,8 +404,8 @@ def write_config(folder, said):
 def test_a_config_that_says_what_model_py_computes_is_taken_without_a_word(tmp_path, capsys, other):
     write_config(tmp_path, PLAIN | other)
     model = from_gpt2(write(tmp_path / "gpt2.bin", published()))
-    np.testing.assert_allclose(logits(model, TOKENS), oracle(published(), TOKENS), atol=1e-5,
-                               rtol=0)
+    expected = oracle(published(), TOKENS)
+    np.testing.assert_allclose(logits(model, TOKENS), expected, atol=1e-5, rtol=0)
     assert capsys.readouterr().out == ""
 
 
@@ -550,23 +550,23 @@ def test_tensors_that_are_one_memory_many_times_are_refused(tmp_path):
         read_weights(path)
 
 
-def test_no_number_is_read_of_a_hundred_thousand_tensors_in_one_place(tmp_path, monkeypatch):
-    one = {"dtype": "U8", "shape": [100_000], "data_offsets": [0, 100_000]}
+def test_no_number_is_read_of_ten_thousand_tensors_in_one_place(tmp_path, monkeypatch):
+    one = {"dtype": "U8", "shape": [1000], "data_offsets": [0, 1000]}
     path = tmp_path / "odd.safetensors"
-    path.write_bytes(pack({str(i): one for i in range(100_000)}, bytes(100_000)))
+    path.write_bytes(pack({str(i): one for i in range(10_000)}, bytes(1000)))
     monkeypatch.setattr(torch, "frombuffer", lambda *_, **__: pytest.fail("a number is read"))
     with pytest.raises(ValueError, match=r"odd\.safetensors.*overlap"):
         read_weights(path)
 
 
-def test_a_hundred_thousand_layers_in_name_alone_are_not_built(tmp_path, monkeypatch):
+def test_layers_in_name_alone_are_not_built(tmp_path, monkeypatch):
     built, real = [], GPT.__init__
     monkeypatch.setattr(GPT, "__init__", lambda self, size: built.append(size.n_layer) or
                         real(self, size))
-    weights = published() | {f"h.{i}.x": torch.ones(1) for i in range(2, 5000)}
+    weights = published() | {f"h.{i}.x": torch.ones(1) for i in range(2, 400)}
     with pytest.raises(ValueError, match="odd.bin.*missing, unknown"):
         from_gpt2(write(tmp_path / "odd.bin", weights))
-    assert max(built) < 500
+    assert max(built) < 50
 
 
 # ---- the vocabulary, the tokenizer, --init's own defaults
