@@ -49,10 +49,10 @@ class Config:
     n_head: int = flag(4, "attention heads")
     init: str = flag("", "published GPT-2 weights to start from (.safetensors, .bin, .pt or .pth)")
     # training the target and the retrained model
-    epochs: float = flag(40, "passes over the training rows", muse=12)
+    epochs: float = flag(40, "passes over the training rows", muse=8)
     train_batch: int = flag(32, "rows a step", muse=8)
     train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0", init=1e-4)
-    weight_decay: float = flag(0.3, "AdamW's", init=0.01)
+    weight_decay: float = flag(0.3, "AdamW's", init=0.01, muse=0.05)
     # unlearning
     method: str = flag("ngdiff", "which direction to step along", choices=ngdiff.METHODS)
     level: bool = flag(False, "ours: raise each forget row to the loss of unseen rows, not further")
@@ -65,7 +65,8 @@ class Config:
     lazy: int = flag(10, "AutoLR fits at every so many steps")
     steps: int = flag(80, "unlearning steps")
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
-                      "retain rows (--level: a quarter), but no more than 400")
+                      "retain rows (--level: a quarter), but no more than 400; 64 of MUSE's",
+                      muse=64)
     micro_batch: int = flag(0, "rows in memory at once, same result; default: 72 on the CPU, "
                             "where that is fastest, the whole batch on a GPU")
     # the run

@@ -47,14 +47,14 @@ def run(job, report, word):
     tell(end=int(code))
 
 
-def isolate():
-    """A process group of its own, limits, and no output."""
+def isolate(cpu=CPU_LIMIT):
+    """A process group of its own, limits (cpu: seconds of computing), and no output."""
     if hasattr(os, "setsid"):
         os.setsid()
     with contextlib.suppress(ImportError, ValueError, OSError):      # Windows, macOS
         import resource
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT + 1))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -43,7 +43,8 @@ def is_folder(path):
 def load(folder, documents=0):
     """The sets of rows. documents: how many of each file's documents to take, the first ones; then
     only those prompts are kept that begin as in one of them, and only those questions whose answer
-    stands in one of them. 0: all of everything.
+    stands in one of them, and PrivLeak compares the documents learned (few of its own texts are
+    made of the first ones) with the first of its holdout texts. 0: all of everything.
 
     ValueError names file and item of what is missing or of the wrong form.
     """
@@ -61,7 +62,8 @@ def load(folder, documents=0):
         if os.path.exists(os.path.join(folder, f"knowmem/{name}_qa_icl.json")):
             rows[f"{name}_examples"] = pairs(folder, f"knowmem/{name}_qa_icl", "question", "answer")
     for name in ("forget", "retain", "holdout"):
-        rows[f"privleak_{name}"] = texts(folder, f"privleak/{name}")[:documents or None]
+        own = texts(folder, f"privleak/{name}")
+        rows[f"privleak_{name}"] = learned.get(name, own[:documents]) if documents else own
     leaked = {row["answer"] for row in rows["privleak_holdout"]}
     rows["holdout"] = [r for r in rows["holdout"] if r["answer"] not in leaked] or rows["holdout"]
     return rows

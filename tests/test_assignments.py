@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 import time
 import tomllib
 from contextlib import contextmanager
@@ -120,7 +121,7 @@ def passes(item):
 
 def run_variants(path):
     """In a process of its own: write Variants.outcomes to `path`."""
-    recorder.isolate()
+    recorder.isolate(cpu=600)
     os.chdir(ROOT)
     import torch
     torch.set_num_threads(1)
@@ -132,38 +133,43 @@ def run_variants(path):
         json.dump(variants.outcomes, f)
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def outcomes():
     """{number: {variant: {test: whether it passed}}}"""
-    path = tmp_path_factory.mktemp("variants") / "outcomes.json"
-    process = grade.context().Process(target=run_variants, args=(str(path),), daemon=True)
-    process.start()
-    process.join(120)
-    process.kill()
-    return {int(n): variants for n, variants in json.loads(path.read_text()).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "outcomes.json")
+        process = grade.context().Process(target=run_variants, args=(str(path),), daemon=True)
+        process.start()
+        process.join()
+        return {int(n): variants for n, variants in json.loads(path.read_text("utf-8")).items()}
 
 
+ON_VARIANTS = pytest.mark.ahead.with_args(outcomes)
+
+
+@ON_VARIANTS
 @NUMBERED
-def test_the_shipped_code_has_all_points(n, outcomes):
-    assert [test for test, passed in outcomes[n]["as shipped"].items() if not passed] == []
-    assert len(outcomes[n]["as shipped"]) == len({t for some in FOUND[n].points.values()
+def test_the_shipped_code_has_all_points(n, ahead):
+    assert [test for test, passed in ahead[n]["as shipped"].items() if not passed] == []
+    assert len(ahead[n]["as shipped"]) == len({t for some in FOUND[n].points.values()
                                                   for t in some})
 
 
+@ON_VARIANTS
 @NUMBERED
-def test_a_blank_a_body_left_out_and_a_constant_have_none(n, outcomes):
+def test_a_blank_a_body_left_out_and_a_constant_have_none(n, ahead):
     for variant in ("blank", *CONSTANTS) if FOUND[n].functions else ():
-        assert [test for test, passed in outcomes[n][variant].items() if passed] == [], variant
+        assert [test for test, passed in ahead[n][variant].items() if passed] == [], variant
     for bug, tests in FOUND[n].points.items() if FOUND[n].bugs else ():
-        assert not any(outcomes[n][bug][test] for test in tests), bug
+        assert not any(ahead[n][bug][test] for test in tests), bug
 
 
+@ON_VARIANTS
 @NUMBERED
-def test_every_wrong_answer_loses_points_and_not_all(n, outcomes):
+def test_every_wrong_answer_loses_points_and_not_all(n, ahead):
     wrong = wrong_answers(n)
     assert len(wrong) >= 3 and len({w.name for w in wrong}) == len(wrong)
     for w in wrong:
-        assert set(outcomes[n][w.name].values()) == {True, False}, w.name
+        assert set(ahead[n][w.name].values()) == {True, False}, w.name
 
 
 def test_all_twelve_have_100_points_by_tests_and_40_by_hand():
@@ -474,12 +480,18 @@ def test_the_maximum_is_fixed_and_only_a_case_that_passed_counts():
     assert grade.judge(job, failed, "").points == 7
 
 
-def test_the_shipped_code_is_graded_with_all_points():
-    """By the grader itself, which also watches for changed functions of torch: every assignment."""
+def grades_of_the_shipped_code():
+    """{number: Score}, for every assignment but the bugs'."""
     whole = {n: a for n, a in FOUND.items() if not a.bugs}
     jobs = [grade.Job(str(n), "", ROOT, a.functions, a.points[""]) for n, a in whole.items()]
-    for _, score in grade.scores(jobs):
-        assert score.points == score.total == whole[int(score.name)].total, score
+    return {int(score.name): score for _, score in grade.scores(jobs)}
+
+
+@pytest.mark.ahead.with_args(grades_of_the_shipped_code)
+def test_the_shipped_code_is_graded_with_all_points(ahead):
+    """By the grader itself, which also watches for changed functions of torch."""
+    for n, score in ahead.items():
+        assert score.points == score.total == FOUND[n].total, score
     (_, score), = grade.grade(FOUND[2], [ROOT])               # as a submission, merged
     assert (score.points, score.total, list(score.tests)) == (12, 12, list(FOUND[2].points[""]))
 

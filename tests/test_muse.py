@@ -82,6 +82,9 @@ def test_documents_cuts_the_files_and_keeps_what_is_still_asked_about(folder):
     assert {k: len(rows[k]) for k in ("forget", "retain", "retain2", "holdout", "verbmem",
                                       "privleak_forget")} == dict.fromkeys(
         ("forget", "retain", "retain2", "holdout", "verbmem", "privleak_forget"), 2)
+    assert rows["privleak_forget"] == rows["forget"], "what is cut must still be what was learned"
+    assert rows["privleak_retain"] == rows["retain"] + rows["retain2"]
+    assert len(rows["privleak_holdout"]) == 2
     held = " ".join(d["answer"] for d in rows["forget"])
     assert all(row["answer"] in held for row in rows["forget_questions"])
 

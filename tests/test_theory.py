@@ -12,7 +12,6 @@ import torch
 import ngdiff
 import train
 from data import Example
-from harness import processes
 from model import GPT, GPTConfig
 from theory import on_a_gpt, pareto_front, table, toy
 from theory.__main__ import NAMES
@@ -30,18 +29,11 @@ def claims(name):
     return importlib.import_module(f"theory.{name}").claims(**SMALLER.get(name, {}))
 
 
-@pytest.fixture(scope="session")
-def all_claims():
-    """The rows of every script, by its name: from a process on each core."""
-    found = processes.side_by_side(claims, [(name,) for name in SCRIPTS], processes.cores(), 1)
-    return {SCRIPTS[i]: rows for i, rows in found}
-
-
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_claims_hold(all_claims, name):
-    rows = all_claims[name]
-    assert len(rows) >= 4
-    missed = [" | ".join(row[:4]) for row in rows if not row.ok]
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.ahead(claims, name))
+                                  for name in SCRIPTS])
+def test_claims_hold(ahead, name):
+    assert len(ahead) >= 4
+    missed = [" | ".join(row[:4]) for row in ahead if not row.ok]
     assert not missed, "\n".join(missed)
 
 
