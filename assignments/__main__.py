@@ -39,8 +39,8 @@ def show_list(found):
 
 
 def show(a):
-    print(f"Assignment {a.number}: {a.title}\n{a.section}. About {a.minutes} minutes, {a.total} "
-          f"points by tests, {a.by_hand} by hand.\n")
+    print(f"Assignment {a.number}: {a.title}\nIn the paper: {a.section}.\nAbout {a.minutes} "
+          f"minutes, {a.total} points by tests, {a.by_hand} by hand.\n")
     for name in a.functions:
         print(f"  to write: {name}")
     print(f"\n{a.text.strip()}")
@@ -70,6 +70,7 @@ def check(a):
     kept = state()
     own_assignment(a, kept)
     points = a.points[kept["part"]]
+    print(f"{len(points)} tests, in some ten seconds:", flush=True)
     job = grade.Job("", "", ROOT, a.functions, points)
     (_, score), = grade.scores([job])
     for test, (got, of, lines) in score.tests.items():

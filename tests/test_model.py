@@ -96,7 +96,8 @@ def test_a_cache_gives_the_same_as_the_whole_row_at_once(model, first):
     parts = [attention(x[:, :first], cache)]
     for t in range(first, 12):
         parts.append(attention(x[:, t:t + 1], cache, t))
-    assert torch.allclose(torch.cat(parts, 1), whole, rtol=1e-9)
+    near = torch.isclose(torch.cat(parts, 1), whole, rtol=1e-9).all(-1).all(0)
+    assert near.logical_not().nonzero().flatten().tolist() == [], "positions that differ"
     _, keys, values = attention.c_attn(x).view(2, 12, 3, 2, 8).permute(2, 0, 3, 1, 4)
     assert torch.allclose(cache[:, :, :, :12], torch.stack([keys, values]), rtol=1e-9)
     assert cache[:, :, :, 12:].isnan().all(), "nothing behind the row's last token"
