@@ -339,11 +339,11 @@ def fit_lr(losses, params, d, loss_0, lr, total=None):
 
     loss_0: L_R(theta), on the same batch. Returns a Fit. Cost: two forward passes.
 
-        status          found                                 next lr
-        fit             slope > 0, curvature > 0              slope / curvature, within lr/2 .. 2 lr
+        status          the first that is so                  next lr, within LR_RANGE
+        not finite      slope or curvature infinite or NaN    lr/2
         no convexity    curvature <= 0, or lost in rounding   2 lr: look further away
         no descent      slope <= 0                            lr/2: look closer
-        not finite      a loss is infinite or NaN             lr/2
+        fit             none of these                         slope / curvature, within lr/2 .. 2 lr
     """
     # DIFFERS: the paper takes slope / curvature as it is. A parabola says little about a place far
     # from its three points, so one fit moves lr by a factor of 2 at most.
@@ -369,7 +369,8 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
 
     max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
     until that moves by less than 15 %, so that any first lr ends in the same place. If it never
-    does, the given lr is kept and the last Fit's status is "not settled".
+    does, the given lr is kept and the last Fit's status is "not settled". max_fits = 1: the one Fit's
+    lr is taken, whatever its status.
     Raises ValueError if lr is outside LR_RANGE. Cost: two forward passes a fit.
     """
     if not LR_RANGE[0] <= lr <= LR_RANGE[1]:

@@ -79,8 +79,9 @@ def check(a):
     print(f"{score.points} of {score.total} points; {score.why}")
     remember(points=score.points)
     if score.points < score.total:
-        print("The whole of a failure: python -m pytest FILE::TEST. A hint: python -m assignments "
-              f"hint {a.number}")
+        lost = next(test for test, (got, of, _) in score.tests.items() if got < of)
+        print(f"The whole of the first failure: python -m pytest {lost}\n"
+              f"A hint: python -m assignments hint {a.number}")
 
 
 def hint(a):

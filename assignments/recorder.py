@@ -42,7 +42,7 @@ def run(job, report, word):
     import pytest
     import torch
     torch.set_num_threads(1)
-    code = pytest.main([*job["points"], "--rootdir", ".", "-c", "pytest.ini", "-q", "-s", *PLUGINS],
+    code = pytest.main([*job["points"], "--rootdir", ".", "-c", "pytest.ini", "-vv", "-s", *PLUGINS],
                        plugins=[Recorder(tell)])
     tell(end=int(code))
 
@@ -180,9 +180,15 @@ def got(excinfo, last, outside):
     because = clean(because).strip(" +").removeprefix("where False = ")
     if because.startswith("allclose("):                    # of what came out and what should
         shown = because.removeprefix("allclose(").replace("), ", ") == ", 1)
+    if shown.startswith(("all(<", "any(<")):
+        return "a false statement: not all, or not any, of them"
     left, equal, right = shown.partition(" == ")
-    if equal and " == " not in right and " and " not in shown:
-        return f"{cut(left, half)}, expected {cut(right, half)}"
+    if equal and " == " not in right and " and " not in shown and left.count("(") == left.count(")"):
+        at = 0
+        if cut(left, half) == cut(right, half):            # show where they begin to differ
+            at = next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), 20) - 20
+        more = "..." if at > 0 else ""
+        return ", expected ".join(more + cut(side[max(0, at):], half - 3) for side in (left, right))
     return because if shown == "False" and because else shown
 
 

@@ -4,7 +4,8 @@
 
 Takes train.py's flags and makes the run twice: plain, and with --level. Prints lowest, median and
 highest loss of the forget rows under each model, and of the holdout rows, which no model has seen.
-Writes forget_rows.png into --out: a point a row, and the holdout rows' mean.
+Writes forget_rows.png into --out: a point a row, the row that the target knows best on the left, and
+the holdout rows' mean.
 """
 import os
 import sys
@@ -30,12 +31,14 @@ def ready(argv):
 def draw(losses):
     """A Figure. losses: {name: (forget rows (N,), holdout rows (M,))}."""
     fig = Figure(figsize=(8, 4), layout="constrained")
-    ax, rng = fig.subplots(), np.random.default_rng(0)
-    for i, (forget, holdout) in enumerate(losses.values()):
-        for at, values, color, label in ((i - 0.15, forget, "tab:red", "forget rows"),
-                                         (i + 0.15, holdout, "tab:gray", "holdout rows")):
-            ax.plot(at + rng.uniform(-0.1, 0.1, len(values)), values, ".", color=color, alpha=0.6,
-                    label=None if i else label)
+    ax = fig.subplots()
+    first = next(iter(losses.values()))                       # the target's: they order the rows
+    for i, pair in enumerate(losses.values()):
+        for values, known, at, color, label in zip(
+                pair, first, (i - 0.15, i + 0.15), ("tab:red", "tab:gray"),
+                ("forget rows", "holdout rows")):
+            ax.plot(at + np.linspace(-0.1, 0.1, len(values)), values[np.argsort(known)], ".",
+                    color=color, alpha=0.6, label=None if i else label)
         ax.plot([i - 0.35, i + 0.35], [holdout.mean()] * 2, color="black", lw=1,
                 label=None if i else "holdout rows' mean")
     ax.set(yscale="log", ylabel="loss of a row, nats per token",
