@@ -451,14 +451,14 @@ def test_membership_refuses_what_is_no_score_and_no_share():
     refused(metrics.min_k_score, []).match("token_logprobs")
     refused(metrics.min_k_score, [-1.0, -INF]).match(r"token_logprobs\D*1\b")
     refused(metrics.min_k_score, [-1.0], k=0).match(r"\bk\b")
-    refused(metrics.min_k_score, [-1.0], k=40).match(r"\bk\b")
+    refused(metrics.min_k_score, [-1.0], k=1.1).match(r"\bk\b")
     refused(metrics.membership_auc, [1.0, NAN], [1.0]).match(r"scores_forget\D*1\b")
     refused(metrics.membership_auc, [1.0], [NAN]).match(r"scores_holdout\D*0\b")
     refused(metrics.membership_auc, [1.0], []).match("scores_holdout")
     refused(metrics.privleak, 0.5, 1.0).match("auc_retrain")
     refused(metrics.privleak, NAN, 0.5).match("auc_model")
     refused(metrics.privleak, 0.5, -0.1).match("auc_retrain")
-    refused(metrics.privleak, 100, 0.5).match("auc_model")
+    refused(metrics.privleak, 1.1, 0.5).match("auc_model")
 
 
 def test_tokens_and_texts_that_are_empty_or_not_finite_are_refused():

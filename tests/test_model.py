@@ -156,7 +156,7 @@ def test_generation_stays_in_the_context(model):
     assert model.generate([full[:24], full[:22]], 10, stop=59) == \
         [[], greedy_uncached(model, full[:22], 10, 59)]
     with pytest.raises(ValueError, match="25.*24"):
-        model.generate([full[:25]], 1, stop=59)
+        model.generate([full[:25], full[:2]], 1, stop=59)
     with pytest.raises(ValueError, match="prompt"):
         model.generate([[1], []], 1, stop=59)
     with pytest.raises(ValueError, match="25.*24"):

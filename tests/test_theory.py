@@ -17,7 +17,8 @@ from theory import on_a_gpt, pareto_front, table, toy
 from theory.__main__ import NAMES
 
 SMALLER = {     # arguments that make a script's claims() faster
-    "pareto_front": dict(n_paths=1), "stationary": dict(n_starts=4), "step_size": dict(n_points=2),
+    "pareto_front": dict(n_paths=1, largest=30.0), "stationary": dict(n_starts=2),
+    "scale_free": dict(largest=10.0), "step_size": dict(n_points=2),
     "improvement_cone": dict(ratios=tuple(np.geomspace(1e-3, 1e3, 7)),
                              angles=tuple(np.radians(np.arange(2.5, 180, 5))), n_adam=200),
     "monotone": dict(n_points=10), "settling": dict(steps=200), "micro_batches": dict(n=150),
