@@ -369,8 +369,8 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
 
     max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
     until that moves by less than 15 %, so that any first lr ends in the same place. If it never
-    does, the given lr is kept and the last Fit's status is "not settled". max_fits = 1: the one Fit's
-    lr is taken, whatever its status.
+    does, the given lr is kept and the last Fit's status is "not settled". With max_fits = 1 the one
+    Fit's lr is taken, whatever its status.
     Raises ValueError if lr is outside LR_RANGE. Cost: two forward passes a fit.
     """
     if not LR_RANGE[0] <= lr <= LR_RANGE[1]:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from functools import lru_cache
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))    # the project, or a copy of it
 STATE = ".assignments.json"      # in a copy: which assignment it is, points so far, hints shown
@@ -49,9 +50,12 @@ def body_of(tree, path, condition=None):
     return node.body[1:] if not condition and ast.get_docstring(node) else node.body
 
 
+parsed = lru_cache(ast.parse)      # for trees that are only looked at
+
+
 def cut(source, path, condition=None):
     """(first, end): the lines [first:end] of `source` that are that body, comments included."""
-    body, lines = body_of(ast.parse(source), path, condition), source.splitlines()
+    body, lines = body_of(parsed(source), path, condition), source.splitlines()
     first = min(n.lineno for n in [body[0], *getattr(body[0], "decorator_list", [])]) - 1
     while lines[first - 1].lstrip().startswith("#"):
         first -= 1

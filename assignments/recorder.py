@@ -42,8 +42,8 @@ def run(job, report, word):
     import pytest
     import torch
     torch.set_num_threads(1)
-    code = pytest.main([*job["points"], "--rootdir", ".", "-c", "pytest.ini", "-vv", "-s", *PLUGINS],
-                       plugins=[Recorder(tell)])
+    code = pytest.main([*job["points"], "--rootdir", ".", "-c", "pytest.ini", "-vv", "-s",
+                        *PLUGINS], plugins=[Recorder(tell)])
     tell(end=int(code))
 
 
@@ -183,7 +183,8 @@ def got(excinfo, last, outside):
     if shown.startswith(("all(<", "any(<")):
         return "a false statement: not all, or not any, of them"
     left, equal, right = shown.partition(" == ")
-    if equal and " == " not in right and " and " not in shown and left.count("(") == left.count(")"):
+    whole = left.count("(") == left.count(")")
+    if equal and whole and " == " not in right and " and " not in shown:
         at = 0
         if cut(left, half) == cut(right, half):            # show where they begin to differ
             at = next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), 20) - 20

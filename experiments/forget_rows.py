@@ -4,8 +4,8 @@
 
 Takes train.py's flags and makes the run twice: plain, and with --level. Prints lowest, median and
 highest loss of the forget rows under each model, and of the holdout rows, which no model has seen.
-Writes forget_rows.png into --out: a point a row, the row that the target knows best on the left, and
-the holdout rows' mean.
+Writes forget_rows.png into --out: a point a row, on the left the row that the target knows best,
+and the holdout rows' mean.
 """
 import os
 import sys

@@ -1,9 +1,10 @@
 """pytest puts this file's folder's parent, the project's root, on the import path."""
 import multiprocessing
 import os
+import queue
 import signal
 import sys
-from concurrent.futures import ProcessPoolExecutor
+import threading
 
 import pytest
 import torch
@@ -13,33 +14,85 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from harness import processes, report  # noqa: E402 (found by the line above)
 
 
-AHEAD = {}      # (function, *arguments) of a mark `ahead`: the Future of what it gives
+# ---- two cores: a second pytest runs these files, and the first one shows what it reports
+
+SECOND = ("test_assignments.py", "test_experiments.py", "test_theory.py")
+RECEIVED = pytest.StashKey()       # a queue of what the second sends
+REPORTS = pytest.StashKey()        # {test: its reports so far}
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "ahead(function, *arguments): begins beside the other tests")
+class Sender:
+    """A plugin of the second pytest: sends each report."""
+
+    def __init__(self, pipe):
+        self.pipe = pipe
+
+    def pytest_collection_finish(self, session):
+        self.config = session.config
+
+    def pytest_runtest_logreport(self, report):
+        self.pipe.send(self.config.hook.pytest_report_to_serializable(config=self.config,
+                                                                      report=report))
+
+
+def second_pytest(folder, tests, pipe):
+    processes.prepare_worker(1)
+    os.chdir(folder)
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    pytest.main(["-q", *tests], plugins=[Sender(pipe)])
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.get_closest_marker("ahead") is not None)
+    items.sort(key=lambda item: item.path.name in SECOND)
 
 
 def pytest_collection_finish(session):
-    """What takes long begins now, in a process of its own, and the tests that wait for it come last:
-    so the suite has use for two cores."""
-    jobs = dict.fromkeys(mark.args for item in session.items for mark in item.iter_markers("ahead"))
-    if jobs and not session.config.option.collectonly:
-        pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"),
-                                   processes.prepare_worker, (1,))
-        AHEAD.update((job, pool.submit(*job)) for job in jobs)
-        session.config.add_cleanup(lambda: pool.shutdown(wait=False, cancel_futures=True))
+    """Starts the second pytest, unless one of the two would have nothing to do."""
+    second = [item.nodeid for item in session.items if item.path.name in SECOND]
+    option = session.config.option
+    alone = option.collectonly or option.usepdb or \
+        any(isinstance(plugin, Sender) for plugin in session.config.pluginmanager.get_plugins())
+    if alone or len(second) in (0, len(session.items)):
+        return
+    start = multiprocessing.get_context("spawn")
+    receiver, sender = start.Pipe(duplex=False)
+    process = start.Process(target=second_pytest, args=(os.getcwd(), second, sender))
+    process.start()
+    sender.close()                 # the second's end alone is left: recv ends when that one does
+    received = session.config.stash[RECEIVED] = queue.Queue()
+    session.config.stash[REPORTS] = {}
+    threading.Thread(target=drain, args=(receiver, received), daemon=True).start()
+    session.config.add_cleanup(process.kill)
 
 
-@pytest.fixture
-def ahead(request):
-    """What the function in the test's mark `ahead` gave."""
-    return AHEAD[request.node.get_closest_marker("ahead").args].result()
+def drain(receiver, received):
+    """A pipe holds little: a second that is never waited for would wait itself."""
+    try:
+        while True:
+            received.put(receiver.recv())
+    except (EOFError, OSError):
+        received.put(None)
 
+
+def pytest_runtest_protocol(item):
+    received = item.config.stash.get(RECEIVED, None)
+    if received is None or item.path.name not in SECOND:
+        return None                # as any other test
+    reports = item.config.stash[REPORTS]
+    while not any(r.when == "teardown" for r in reports.get(item.nodeid, ())):
+        if (data := received.get()) is None:
+            pytest.exit(f"the second pytest ended before {item.nodeid}", 1)
+        report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
+        reports.setdefault(report.nodeid, []).append(report)
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in reports[item.nodeid]:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+# ---- what several files use
 
 def in_turn(function, jobs, workers, threads):
     """processes.side_by_side without processes; backwards, as if the last job ended first."""

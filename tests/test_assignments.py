@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import tempfile
 import time
 import tomllib
 from contextlib import contextmanager
@@ -134,45 +133,39 @@ def run_variants(path):
         json.dump(variants.outcomes, f)
 
 
-def outcomes():
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
     """{number: {variant: {test: whether it passed}}}"""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "outcomes.json")
-        process = grade.context().Process(target=run_variants, args=(str(path),), daemon=True)
-        process.start()
-        process.join()
-        found = json.loads(path.read_text("utf-8"))
+    path = tmp_path_factory.mktemp("variants") / "outcomes.json"
+    process = grade.context().Process(target=run_variants, args=(str(path),), daemon=True)
+    process.start()
+    process.join()
+    found = json.loads(path.read_text("utf-8"))
     assert found, "no outcome: a wrong answer does not fit the code, or a test is gone?"
     return {int(n): variants for n, variants in found.items()}
 
 
-ON_VARIANTS = pytest.mark.ahead.with_args(outcomes)
-
-
-@ON_VARIANTS
 @NUMBERED
-def test_the_shipped_code_has_all_points(n, ahead):
-    assert [test for test, passed in ahead[n]["as shipped"].items() if not passed] == []
-    assert len(ahead[n]["as shipped"]) == len({t for some in FOUND[n].points.values()
+def test_the_shipped_code_has_all_points(n, outcomes):
+    assert [test for test, passed in outcomes[n]["as shipped"].items() if not passed] == []
+    assert len(outcomes[n]["as shipped"]) == len({t for some in FOUND[n].points.values()
                                                   for t in some})
 
 
-@ON_VARIANTS
 @NUMBERED
-def test_a_blank_a_body_left_out_and_a_constant_have_none(n, ahead):
+def test_a_blank_a_body_left_out_and_a_constant_have_none(n, outcomes):
     for variant in ("blank", *CONSTANTS) if FOUND[n].functions else ():
-        assert [test for test, passed in ahead[n][variant].items() if passed] == [], variant
+        assert [test for test, passed in outcomes[n][variant].items() if passed] == [], variant
     for bug, tests in FOUND[n].points.items() if FOUND[n].bugs else ():
-        assert not any(ahead[n][bug][test] for test in tests), bug
+        assert not any(outcomes[n][bug][test] for test in tests), bug
 
 
-@ON_VARIANTS
 @NUMBERED
-def test_every_wrong_answer_loses_points_and_not_all(n, ahead):
+def test_every_wrong_answer_loses_points_and_not_all(n, outcomes):
     wrong = wrong_answers(n)
     assert len(wrong) >= 3 and len({w.name for w in wrong}) == len(wrong)
     for w in wrong:
-        assert set(ahead[n][w.name].values()) == {True, False}, w.name
+        assert set(outcomes[n][w.name].values()) == {True, False}, w.name
 
 
 def test_all_twelve_have_100_points_by_tests_and_40_by_hand():
@@ -483,18 +476,12 @@ def test_the_maximum_is_fixed_and_only_a_case_that_passed_counts():
     assert grade.judge(job, failed, "").points == 7
 
 
-def grades_of_the_shipped_code():
-    """{number: Score}, for every assignment but the bugs'."""
+def test_the_shipped_code_is_graded_with_all_points():
+    """By the grader itself, which also watches for changed functions of torch."""
     whole = {n: a for n, a in FOUND.items() if not a.bugs}
     jobs = [grade.Job(str(n), "", ROOT, a.functions, a.points[""]) for n, a in whole.items()]
-    return {int(score.name): score for _, score in grade.scores(jobs)}
-
-
-@pytest.mark.ahead.with_args(grades_of_the_shipped_code)
-def test_the_shipped_code_is_graded_with_all_points(ahead):
-    """By the grader itself, which also watches for changed functions of torch."""
-    for n, score in ahead.items():
-        assert score.points == score.total == FOUND[n].total, score
+    for _, score in grade.scores(jobs):
+        assert score.points == score.total == whole[int(score.name)].total, score
     (_, score), = grade.grade(FOUND[2], [ROOT])               # as a submission, merged
     assert (score.points, score.total, list(score.tests)) == (12, 12, list(FOUND[2].points[""]))
 

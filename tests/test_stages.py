@@ -5,11 +5,9 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -243,7 +241,11 @@ def test_two_writers_in_one_folder_never_mix_their_files(tmp_path):
 
 # ---- real processes
 
-PROC = os.path.exists("/proc/self/stat")
+def start(cache, out, *flags):
+    return subprocess.Popen(
+        [sys.executable, "train.py", *SMALL, "--cache", str(cache), "--out", str(out), *flags],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def processes_here():
@@ -256,16 +258,8 @@ def processes_here():
     return found
 
 
-def signalled(how):
-    """Begin a run and send it the signal once its workers train. Returns the folder of cache and
-    run folder, and those workers that are still there 20 s later."""
-    if not PROC:
-        return None
-    folder = tempfile.mkdtemp()
-    run = subprocess.Popen(
-        [sys.executable, "train.py", *SMALL, "--optimizer", "adam", "--cache", f"{folder}/cache",
-         "--out", f"{folder}/out"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def end(run, how):
+    """Send the signal once training has begun; the workers that are still there 20 s later."""
     line = run.stdout.readline()                          # a worker's first
     assert re.search(rb"target|retrain", line)
     workers = [pid for pid, (parent, _) in processes_here().items() if parent == run.pid]
@@ -278,24 +272,19 @@ def signalled(how):
         left = [pid for pid in workers if now.get(pid, (0, "Z"))[1] != "Z"]
         time.sleep(0.05)
     assert workers
-    return folder, left
+    return left
 
 
-@pytest.mark.skipif(not PROC, reason="looks at /proc")
-@pytest.mark.ahead(signalled, signal.SIGTERM)
-def test_a_terminated_command_takes_its_workers_with_it(ahead):
-    folder, left = ahead
-    shutil.rmtree(folder)
-    assert not left
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at /proc")
+def test_a_terminated_command_takes_its_workers_with_it(tmp_path):
+    assert not end(start(tmp_path / "cache", tmp_path / "out"), signal.SIGTERM)
 
 
-@pytest.mark.skipif(not PROC, reason="looks at /proc")
-@pytest.mark.ahead(signalled, signal.SIGKILL)
-def test_killed_the_same_command_ends_in_the_same_numbers(ahead, whole, no_drawing):
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at /proc")
+def test_killed_the_same_command_ends_in_the_same_numbers(whole, tmp_path, no_drawing):
     """kill -9, with workers; afterwards nothing temporary is left."""
-    folder, left = Path(ahead[0]), ahead[1]
-    code, results = go(folder / "cache", folder / "out")
-    temporary = list(folder.rglob("*.tmp"))
-    shutil.rmtree(folder)
-    assert not left and not temporary
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    assert not end(start(cache, out, "--optimizer", "adam"), signal.SIGKILL)
+    code, results = go(cache, out)
     assert code == 0 and numbers(results) == numbers(whole[2])
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -30,11 +30,11 @@ def claims(name):
     return importlib.import_module(f"theory.{name}").claims(**SMALLER.get(name, {}))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.ahead(claims, name))
-                                  for name in SCRIPTS])
-def test_claims_hold(ahead, name):
-    assert len(ahead) >= 4
-    missed = [" | ".join(row[:4]) for row in ahead if not row.ok]
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_claims_hold(name):
+    rows = claims(name)
+    assert len(rows) >= 4
+    missed = [" | ".join(row[:4]) for row in rows if not row.ok]
     assert not missed, "\n".join(missed)
 
 

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -289,39 +288,30 @@ def test_one_file_of_ones_own_rows_is_enough(cache, tmp_path, no_drawing):
 
 # ---- several processes, bfloat16, published weights, too little memory
 
-def one_process_and_two():
-    """What a run says, its log and the names of its files: alone, and shared by two processes."""
-    flags = "--tiny --level --authors 16 --epochs 2 --n_embd 32 --n_head 2 --steps 5".split()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    found = []
-    for command in ([sys.executable], [*torchrun, "2"]):
-        with tempfile.TemporaryDirectory() as folder:
-            run = subprocess.Popen(
-                [*command, "train.py", *flags, "--cache", f"{folder}/cache", "--out",
-                 f"{folder}/out"], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"})
-            try:
-                said = run.communicate(timeout=240)[0].decode()
-            finally:                # torchrun and its workers, if one of them hangs
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(run.pid, signal.SIGKILL)
-            assert run.returncode == 0, said
-            out = Path(folder, "out")
-            found.append((said, rows(out / "log.csv"), sorted(p.name for p in out.iterdir())))
-    return found
-
-
-@pytest.mark.ahead.with_args(one_process_and_two)
-def test_two_processes_take_the_single_ones_steps(ahead):
+def test_two_processes_take_the_single_ones_steps(tmp_path):
     """Training, both gradients, the level and AutoLR's losses, summed over gloo."""
-    (said, one, _), (said_of_two, two, names) = ahead
-    assert said.count("stopped") == said_of_two.count("stopped") == 1, "the first speaks alone"
+    flags = "--tiny --level --authors 16 --epochs 2 --n_embd 32 --n_head 2 --steps 5".split()
+    flags += ["--cache", str(tmp_path / "cache"), "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+    runs = [subprocess.Popen([*command, "train.py", *flags, str(tmp_path / out)], cwd=ROOT,
+                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
+                             start_new_session=True)
+            for command, out in (([sys.executable], "1"), ([*torchrun, "2"], "2"))]
+    try:
+        said = [run.communicate(timeout=120)[0].decode() for run in runs]
+    finally:
+        for run in runs:            # torchrun and its workers, if one of them hangs
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+    assert [run.returncode for run in runs] == [0, 0]
+    assert said[0].count("stopped") == said[1].count("stopped") == 1, "the first speaks alone"
+    one, two = (rows(tmp_path / out / "log.csv") for out in "12")
     assert len(one) == len(two) == 5
     for a, b in zip(one, two):
         for key in set(report.LOG_COLUMNS) - {"status"}:
             assert (a[key] == b[key] == "") or float(b[key]) == pytest.approx(
                 float(a[key]), rel=1e-4, abs=1e-6), (a["step"], key)
-    assert names == sorted(report.OUTPUTS)
+    assert sorted(p.name for p in (tmp_path / "2").iterdir()) == sorted(report.OUTPUTS)
 
 
 def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, cache, monkeypatch):
