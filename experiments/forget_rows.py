@@ -39,7 +39,7 @@ def draw(losses):
                 ("forget rows", "holdout rows")):
             ax.plot(at + np.linspace(-0.1, 0.1, len(values)), values[np.argsort(known)], ".",
                     color=color, alpha=0.6, label=None if i else label)
-        ax.plot([i - 0.35, i + 0.35], [holdout.mean()] * 2, color="black", lw=1,
+        ax.plot([i - 0.35, i + 0.35], [pair[1].mean()] * 2, color="black", lw=1,
                 label=None if i else "holdout rows' mean")
     ax.set(yscale="log", ylabel="loss of a row, nats per token",
            title="Each forgotten row's loss, beside rows that were never seen")

@@ -13,7 +13,8 @@ import metrics
 import ngdiff
 import train
 from conftest import in_turn
-from experiments import ablate, ask, audit, compare, rates, relearn, shared, swing, tradeoff
+from experiments import (ablate, ask, audit, compare, forget_rows, rates, relearn, shared, swing,
+                         tradeoff)
 from harness import flags, processes, report
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -599,3 +600,13 @@ def test_texts_and_a_single_forget_row_are_not_audited(folder, run, monkeypatch,
     one = run._replace(rows=run.rows | {"forget": run.rows["forget"][:1]})
     monkeypatch.setattr(shared, "run_of", lambda folder: one)
     assert audit.main([str(folder)]) == 2
+
+
+def test_each_rows_point_has_the_same_place_under_every_model():
+    """From left to right as the first model, the target, knows them."""
+    target = np.array([0.3, 0.1, 0.2]), np.array([0.7, 0.8])
+    other = np.array([3.0, 1.0, 2.0]), np.array([0.9, 0.6])
+    lines = forget_rows.draw({"target": target, "other": other}).axes[0].lines
+    forget, later = lines[0], lines[3]               # then each model has holdout rows and mean
+    assert forget.get_ydata().tolist() == [0.1, 0.2, 0.3]
+    assert later.get_ydata().tolist() == [1.0, 2.0, 3.0]
