@@ -396,6 +396,9 @@ SUBMISSIONS = {
     "a huge file": (twice("open('big', 'wb').write(bytes(10**8)); return 2 * x"), 4, "2 of 3"),
     "16 gigabytes": (twice("return len(bytearray(2**34)) and 2 * x"),
                      4 if sys.platform == "linux" else 6, "of 3"),
+    "a fork": (twice("import os; os.fork(); return 2 * x"), 4, "2 of 3"),
+    "a thread": (twice("import threading, time; threading.Thread(target=time.sleep, args=(1e6,))"
+                       ".start(); return 2 * x"), 6, "3 of 3"),
     "patched pytest": (twice("import pytest; pytest.approx = id; return 2 * x"), 0, ".approx"),
     "always equal": (twice("import pytest; type(pytest.approx(1)).__eq__ = lambda *_: True;"
                            " return 2 * x"), 0, "__eq__"),
