@@ -70,7 +70,7 @@ def check(a):
     kept = state()
     own_assignment(a, kept)
     points = a.points[kept["part"]]
-    print(f"{len(points)} tests, in some ten seconds:", flush=True)
+    print("The tests take some ten seconds.", flush=True)
     job = grade.Job("", "", ROOT, a.functions, points)
     (_, score), = grade.scores([job])
     for test, (got, of, lines) in score.tests.items():

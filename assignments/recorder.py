@@ -163,7 +163,7 @@ def three_lines(item, excinfo):
     """A failure: the claim, the line of the test that broke, and what was expected and got. The
     claim is the first sentence of the test's docstring, or its name in words."""
     claim = (item.function.__doc__ or item.originalname.removeprefix("test_").replace("_", " "))
-    claim = " ".join(claim.split()).partition(". ")[0]
+    claim = " ".join(claim.split()).partition(". ")[0].rstrip(".")
     inside = [entry for entry in excinfo.traceback if str(entry.path) == str(item.path)]
     call = " ".join(str(inside[-1].statement).split()) if inside else item.name
     last = excinfo.traceback[-1]
@@ -185,8 +185,8 @@ def got(excinfo, last, outside):
     because = clean(because).strip(" +").removeprefix("where False = ")
     if because.startswith("allclose("):                    # of what came out and what should
         shown = because.removeprefix("allclose(").replace("), ", ") == ", 1)
-    if shown.startswith(("all(<", "any(<")):
-        return "a false statement: not all, or not any, of them"
+    if (because if shown == "False" else shown).startswith("all(<"):
+        return "not all of them"
     left, equal, right = shown.partition(" == ")
     whole = left.count("(") == left.count(")")
     if equal and whole and " == " not in right and " and " not in shown:
