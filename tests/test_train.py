@@ -288,23 +288,22 @@ def test_one_file_of_ones_own_rows_is_enough(cache, tmp_path, no_drawing):
 
 # ---- several processes, bfloat16, published weights, too little memory
 
-def test_two_processes_take_the_single_ones_steps(tmp_path):
+def test_two_processes_take_the_single_ones_steps(tmp_path, capsys, no_drawing):
     """Training, both gradients, the level and AutoLR's losses, summed over gloo."""
     flags = "--tiny --level --authors 16 --epochs 2 --n_embd 32 --n_head 2 --steps 5".split()
-    flags += ["--cache", str(tmp_path / "cache"), "--out"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    runs = [subprocess.Popen([*command, "train.py", *flags, str(tmp_path / out)], cwd=ROOT,
-                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
-                             start_new_session=True)
-            for command, out in (([sys.executable], "1"), ([*torchrun, "2"], "2"))]
+    run = subprocess.Popen([*torchrun, "2", "train.py", *flags, "--cache", str(tmp_path / "cache2"),
+                            "--out", str(tmp_path / "2")], cwd=ROOT, stdout=subprocess.PIPE,
+                           start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
-        said = [run.communicate(timeout=120)[0].decode() for run in runs]
-    finally:
-        for run in runs:            # torchrun and its workers, if one of them hangs
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.pid, signal.SIGKILL)
-    assert [run.returncode for run in runs] == [0, 0]
-    assert said[0].count("stopped") == said[1].count("stopped") == 1, "the first speaks alone"
+        assert go(tmp_path / "cache1", tmp_path / "1", base=flags)[0] == 0
+        of_two = run.communicate(timeout=120)[0].decode()
+    finally:                        # torchrun and its workers, if one of them hangs
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == 0
+    assert capsys.readouterr().out.count("stopped") == of_two.count("stopped") == 1, \
+        "the first of two speaks alone"
     one, two = (rows(tmp_path / out / "log.csv") for out in "12")
     assert len(one) == len(two) == 5
     for a, b in zip(one, two):
