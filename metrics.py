@@ -9,8 +9,8 @@ empty or not finite raises a ValueError naming argument and row (from 0): no NaN
 
 Mistakes met in public code, each guarded by a test: averaging the wrong answers' probabilities
 instead of their losses; max(0, 1 - 1/R) for max(0, 1 - R); the KS test on min(R, 1/R), or with its
-asymptotic p (2 times off at 1e-21); an AUC in which ties count nothing; PrivLeak with the AUC of
-"is a member", which turns its sign round; cutting a generation at its first newline.
+asymptotic p (2 to 4 times off at 1e-21); an AUC in which ties count nothing; PrivLeak with the AUC
+of "is a member", which turns its sign round; cutting a generation at its first newline.
 """
 import math
 import re

@@ -1,4 +1,4 @@
-"""Inside a submission's process: limits, the student's functions, pytest, and what it saw."""
+"""Inside a submission's process: limits, the student's functions, pytest, and what pytest saw."""
 import ast
 import contextlib
 import json
@@ -9,13 +9,13 @@ import sys
 from assignments import blank
 
 MEMORY = 16 * 2**30      # bytes of address space: torch reserves far more than it uses
-CPU_LIMIT = 30           # seconds of computing: an endless loop needs no more than this
+CPU_LIMIT = 30           # seconds of computing: an endless loop ends here
 FILE_SIZE = 64 * 2**20   # bytes that may be written to one file
 WIDTH = 100
 # Not needed: what writes files, what collects garbage twice, what changes pytest's own functions.
 PLUGINS = [x for name in ("cacheprovider", "unraisableexception", "threadexception", "legacypath")
            for x in ("-p", f"no:{name}")]
-# Modules whose functions a submission has no business to change; so with pytest's own, "_pytest".
+# A submission must not change functions of these modules, or of pytest's own, "_pytest".
 WATCHED = ("builtins", "math", "random", "pytest", "numpy", "torch", "torch.testing",
            "torch.nn.functional")
 
@@ -171,7 +171,7 @@ def three_lines(item, excinfo):
 
 
 def got(excinfo, last, outside):
-    """What came out, and what was expected. last: where it was raised; outside: of the test."""
+    """What came out, and what was expected. last: where it was raised; outside: not in the test."""
     text, half = str(excinfo.value), (WIDTH - 20) // 2
     if excinfo.type.__name__ == "Failed" and "DID NOT RAISE" in text:
         return f"no exception, expected {text.split('DID NOT RAISE')[1].strip()}"

@@ -8,11 +8,11 @@
 
 The target learns forget, retain1 and retain2, the retrained model the two retain sets; unlearning
 sees forget and retain1. Questions and prompts are asked, and learned by nobody. The level is
-measured on raw/holdout, PrivLeak on its own three files: a document that is in both is left to
-PrivLeak, unless the level would then have none.
+measured on raw/holdout, PrivLeak on its own three files (with `--documents`: see `load`). A
+document that is in both is left to PrivLeak, unless the level would then have none.
 
 A document is longer than a model's context T. It is learned in windows: end of text, the document's
-tokens, end of text, cut so that each window of T tokens begins with the last token of the one
+tokens, end of text, cut into windows of T tokens. Each begins with the last token of the one
 before. So each token is predicted once. A model from scratch has a context of WINDOW tokens.
 """
 import os
@@ -41,10 +41,10 @@ def is_folder(path):
 # --------------------------------------------------------------------------- reading
 
 def load(folder, documents=0):
-    """The sets of rows. documents: how many of each file's documents to take, the first ones; then
-    only those prompts are kept that begin as in one of them, and only those questions whose answer
-    stands in one of them, and PrivLeak compares the documents learned (few of its own texts are
-    made of the first ones) with the first of its holdout texts. 0: all of everything.
+    """The sets of rows. documents: take the first so many of each file; 0: all. Then a prompt is
+    kept if its beginning stands in one of them, a question if its answer does. PrivLeak compares
+    the documents learned with the first of its holdout texts: few of its own texts are made of the
+    first documents.
 
     ValueError names file and item of what is missing or of the wrong form.
     """
@@ -122,8 +122,8 @@ def encode(tokenizer, rows, T):
 # --------------------------------------------------------------------------- measuring
 
 def measure(model, tokenizer, rows):
-    """What a model does, by set, as `metrics.summary` takes it. Of forget, retain and holdout: the
-    documents of privleak, each as long as it is, by its windows; of forget also VerbMem."""
+    """What a model does, by set, as `metrics.summary` takes it. Losses: of PrivLeak's whole texts.
+    Forget: VerbMem too. Forget and retain: KnowMem, and windows continued from their middle."""
     T = model.config.block_size
     out = {name: measure_documents(model, tokenizer, rows[f"privleak_{name}"])
            for name in ("forget", "retain", "holdout")}
@@ -161,8 +161,8 @@ def continued(model, tokenizer, prompts, gold):
 
 
 def ask(model, tokenizer, rows, examples):
-    """The answers to questions, each after as many of the worked examples, the last ones, as leave
-    room for it. An answer ends where the model begins another question, as in MUSE."""
+    """The answers to questions, each after the last worked examples, as many as fit before it. An
+    answer ends where the model begins another question, as in MUSE."""
     n = min(ANSWERED, model.config.block_size // 2)
     room = model.config.block_size - n
     line = lambda row, answer: f"Question: {row['question']}\nAnswer:{answer}"

@@ -1,4 +1,4 @@
-"""pytest puts this file's folder's parent, the project's root, on the import path."""
+"""The project's root on the import path; a second pytest; what several files use."""
 import multiprocessing
 import os
 import queue
@@ -67,7 +67,7 @@ def pytest_collection_finish(session):
 
 
 def drain(receiver, received):
-    """A pipe holds little: a second that is never waited for would wait itself."""
+    """A pipe holds little: unless it is read, the second pytest gets stuck."""
     try:
         while True:
             received.put(receiver.recv())
@@ -113,5 +113,5 @@ def in_this_process(monkeypatch):
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-    """The picture takes longer than a small run."""
+    """No picture: it takes longer than a small run."""
     monkeypatch.setattr(report, "png", lambda *_: b"")
