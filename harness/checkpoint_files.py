@@ -46,7 +46,8 @@ def other_kind(path):
         if os.path.exists(os.path.join(path, "adapter_config.json")):
             return f"the folder of {ADAPTER}"
         inside = sorted(n for n in os.listdir(path) if n.endswith((*KINDS, ".index.json")))
-        return f"a folder: name the file in it that holds the weights ({inside or KINDS!s:.200})"
+        there = f"there: {', '.join(inside):.200}" if inside else f"one of {', '.join(KINDS)}"
+        return f"a folder: name the file in it that holds the weights, {there}"
     if re.match("adapter_(model|config)", name):
         return ADAPTER
     if name.endswith(".index.json"):
