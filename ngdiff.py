@@ -80,8 +80,9 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, prob
 
     retain, forget: the losses, as the top of this file says; called twice, each gives the same
     value. params: any iterable; a parameter that requires no gradient stays as it is. state: a
-    State, updated. method, c: see `coefficients`. lazy: AutoLR fits every `lazy` steps; 0: never,
-    as it should be for other methods than ngdiff. Enter autocast inside a loss, not around step.
+    State, updated (Adam's moments once a step, fit or no fit). method, c: see `coefficients`. lazy:
+    AutoLR fits every `lazy` steps; 0: never, as it should be for other methods than ngdiff. Enter
+    autocast inside a loss, not around step.
     probe_on: another retain loss for AutoLR to look at (a second batch; or the same one in float32
     where the passes run in bfloat16, too coarse for the fit).
     total: for several processes, each with its share of every loss: total(tensors) must sum each
@@ -238,7 +239,7 @@ def coefficients(method, numbers, c=0.5):
 
 
 def direction(grad_retain, grad_forget, a, b):
-    """d = a g_R - b g_F, written over grad_retain: no third list of gradients is made."""
+    """d = a g_R - b g_F, written over grad_retain's tensors. Returns grad_retain: no third list."""
     # The minus sign of forgetting: the one place where L_F is turned from falling to rising.
     for g_R, g_F in zip(grad_retain, grad_forget):
         g_R.mul_(a).sub_(g_F, alpha=b)

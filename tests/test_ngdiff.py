@@ -218,9 +218,9 @@ def test_mgda_is_the_shortest_of_its_kind():
 
 
 def test_reasons_for_having_no_direction_are_told_apart():
-    with pytest.raises(ngdiff.Stationary, match="norm_retain"):
+    with pytest.raises(ngdiff.Stationary, match=r"norm_retain\D*0.*norm_forget\D*1"):
         coefficients("ngdiff", Numbers(1, 1, 0.0, 1, 0))
-    with pytest.raises(ngdiff.Stationary, match="norm_forget"):
+    with pytest.raises(ngdiff.Stationary, match=r"norm_retain\D*1.*norm_forget\D*0"):
         coefficients("ngdiff", Numbers(1, 1, 1, 0.0, 0))
     with pytest.raises(ngdiff.Stationary):
         coefficients("ngdiff", Numbers(1, 1, 2.0, 3.0, 6.0))
@@ -641,8 +641,9 @@ def test_autolr_looks_at_probe_on_and_at_nothing_else():
 
 def test_the_direction_takes_the_memory_of_the_retain_gradient():
     g_R, g_F = [torch.ones(4)], [torch.full((4,), 2.0)]
+    given = g_R[0]
     d = ngdiff.direction(g_R, g_F, 3.0, 0.5)
-    assert d[0] is g_R[0] and d[0].tolist() == [2.0] * 4 and g_F[0].tolist() == [2.0] * 4
+    assert d[0] is given and d[0].tolist() == [2.0] * 4 and g_F[0].tolist() == [2.0] * 4
 
 
 # ---- the level loss
