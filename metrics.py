@@ -1,7 +1,7 @@
 """How much was forgotten and how much kept: pure functions on losses, log-probabilities, strings.
 
 In this order: texts (ROUGE-L), likelihoods (probability to model utility), the test against a
-retrained model (forget quality), membership (Min-k% to PrivLeak), tokens, measuring a model.
+retrained model (forget quality), membership (Min-k% to PrivLeak), tokens.
 The definitions are TOFU's (Maini et al. 2024, arXiv 2401.06121) and MUSE's (Shi et al. 2024,
 arXiv 2407.06460); those of the last two are OpenUnlearning's (Dorna et al. 2025, arXiv 2506.12618).
 L = an answer's loss in nats per token, end-of-text included; float arrays in, floats out. What is
@@ -17,9 +17,6 @@ import re
 from itertools import accumulate
 
 import numpy as np
-import torch
-
-from data import by_length, collate, encode, encode_rows
 
 
 def _checked(name, values, rows=None):
@@ -199,163 +196,3 @@ def extraction_strength(hits):
 def exact_memorisation(hits):
     """Share of an answer's tokens that is predicted right; hits as above. OpenUnlearning."""
     return float(np.mean(_checked("hits (row = token)", hits)))
-
-
-# --------------------------------------------------------------------------- measuring a model
-
-TOKENS_AT_ONCE = 2**13    # of rows as long as GPT-2's context, 256 would take gigabytes
-ENOUGH_ROWS = 8      # with fewer rows in a set, membership measures say nothing and are left out
-
-
-@torch.no_grad()
-def token_losses(model, examples, batch_size=256):
-    """Each example's token losses, a float64 array (n,) in nats, end-of-text last. batch_size rows
-    are taken at once, or fewer if they have more than TOKENS_AT_ONCE."""
-    device = next(model.parameters()).device
-    out = [None] * len(examples)
-    fit = max(1, TOKENS_AT_ONCE // max((len(e.tokens) for e in examples), default=1))
-    for indices in by_length(examples, min(batch_size, fit)):
-        batch = collate([examples[i] for i in indices]).to(device)
-        losses = model.token_losses(batch).double().cpu().numpy()
-        lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in indices]
-        for i, row in zip(indices, np.split(losses, np.cumsum(lengths)[:-1])):
-            out[i] = row
-    return out
-
-
-def measure_losses(model, examples):
-    """{"loss": L of each example (N,), "min_k": its Min-40% score (N,)}."""
-    tokens = token_losses(model, examples)
-    return {"loss": np.array([t.mean() for t in tokens]),
-            "min_k": np.array([min_k_score(-t[:-1]) for t in tokens])}
-
-
-def generate(model, tokenizer, prompts, longest, batch_size=256):
-    """Greedy continuations of N prompts, as lists of token ids: up to the end of text, or one token
-    more than `longest`."""
-    out = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for at in range(0, len(order), batch_size):
-        some = order[at:at + batch_size]
-        generated = model.generate([prompts[i] for i in some], longest + 1, tokenizer.eot_token)
-        for i, ids in zip(some, generated):
-            out[i] = [t for t in ids if t < tokenizer.n_vocab]      # a padded vocabulary has more
-    return out
-
-
-def measured_rows(rows):
-    """Those of a set that are measured: the ones with wrong answers, if some have them."""
-    return [row for row in rows if "perturbed_answer" in row] or rows
-
-
-def measure(model, tokenizer, rows):
-    """What a model does on one set of rows (those of `measured_rows`): a dict of `loss` (N,),
-    `min_k` (N,), `prompts`, `gold` and `answers` (N strings each: question, gold answer, the
-    model's greedy one, which may be as long as the longest gold one), `rouge` (N,) (ROUGE-L
-    recall); and, with wrong answers, `loss_wrong` (N lists) and `log_ratio` (N,).
-    Cost: a forward pass over each row's answers and one generation a row."""
-    rows = measured_rows(rows)
-    examples = encode_rows(tokenizer, rows)
-    out = measure_losses(model, examples)
-    gold = [e.tokens[e.n_prompt:-1] for e in examples]
-    generated = generate(model, tokenizer, [e.tokens[:e.n_prompt] for e in examples],
-                         max(map(len, gold)))
-    out["prompts"] = [row["question"] for row in rows]
-    out["gold"], out["answers"] = ([tokenizer.decode(ids).strip() for ids in some]
-                                   for some in (gold, generated))
-    out["rouge"] = [rouge_l(*pair)[0] for pair in zip(out["answers"], out["gold"])]
-    if "perturbed_answer" in rows[0]:
-        out["loss_wrong"] = wrong_losses(model, tokenizer, rows)
-        truth = [row.get("paraphrased_answer", row["answer"]) for row in rows]
-        out["log_ratio"] = log_truth_ratio(answer_losses(model, tokenizer, rows, truth),
-                                           out["loss_wrong"])
-    return out
-
-
-def answer_losses(model, tokenizer, rows, answers):
-    """L of one answer to each row's question, (N,)."""
-    pairs = [encode(tokenizer, row["question"], a) for row, a in zip(rows, answers)]
-    return np.array([t.mean() for t in token_losses(model, pairs)])
-
-
-def wrong_losses(model, tokenizer, rows):
-    """L of each row's wrong answers: N lists, each as long as its row has wrong answers."""
-    out = [[] for _ in rows]
-    for k in range(max(len(row["perturbed_answer"]) for row in rows)):
-        some = [i for i, row in enumerate(rows) if k < len(row["perturbed_answer"])]
-        losses = answer_losses(model, tokenizer, [rows[i] for i in some],
-                               [rows[i]["perturbed_answer"][k] for i in some])
-        for i, loss in zip(some, losses):
-            out[i].append(loss)
-    return out
-
-
-def summary(measured, retrained):
-    """A model's column of the results table: a flat dict of floats. measured: `measure` of each
-    set, by its name (of texts `sources.measure_texts`); retrained: the same of the retrained model.
-    Losses are means over rows, nats per token. What the data do not define is left out:
-
-        {set}_loss, {set}_prob        forget, retain (holdout: the loss alone); world_prob and
-                                      real_authors_prob need wrong answers
-        {set}_rouge                   forget, retain, world, real_authors; of texts {set}_verbmem
-        {set}_knowmem                 where there are {set}_questions
-        {set}_windows                 of MUSE's documents: a window's second half, given the first
-        {set}_truth_ratio             with wrong answers
-        model_utility                 if retain and the facts all have prob, rouge and truth ratio
-        forget_quality, its log10     if forget has truth ratios
-        membership_auc, privleak      with ENOUGH_ROWS in forget and holdout
-    """
-    out, complete = {}, True
-    for name in ("forget", "retain", "world", "real_authors"):
-        if name in measured:
-            numbers = summary_of_set(name, measured[name])
-            out |= {f"{name}_{k}": v for k, v in numbers.items()}
-            complete &= name == "forget" or {"prob", "rouge", "truth_ratio"} <= numbers.keys()
-        if f"{name}_questions" in measured:
-            m = measured[f"{name}_questions"]
-            out[f"{name}_knowmem"] = muse_mem(m["answers"], m["gold"])
-        if f"{name}_windows" in measured:
-            m = measured[f"{name}_windows"]
-            out[f"{name}_windows"] = muse_mem(m["answers"], m["gold"])
-    if complete:
-        out["model_utility"] = model_utility(
-            [v for k, v in out.items() if not k.startswith("forget") and
-             k.endswith(("_prob", "_rouge", "_truth_ratio"))])
-    if "log_ratio" in measured["forget"]:
-        out["forget_quality"], out["log10_forget_quality"] = forget_quality(
-            measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
-    if "holdout" in measured:
-        out["holdout_loss"] = float(measured["holdout"]["loss"].mean())
-        out |= membership(measured, retrained)
-    return out
-
-
-def summary_of_set(name, m):
-    """The numbers of one set, from its `measure`."""
-    facts, out = name in ("world", "real_authors"), {}
-    if not facts:
-        out["prob"] = probability(m["loss"])
-    elif "loss_wrong" in m:                          # facts: against the wrong answers
-        out["prob"] = choice_probability(m["loss"], m["loss_wrong"])
-    if "verbmem" in m:
-        out["verbmem"] = m["verbmem"]
-    elif "rouge" in m:
-        out["rouge"] = float(np.mean(m["rouge"]))
-    if "log_ratio" in m:
-        mean = truth_ratio_forget if name == "forget" else truth_ratio_retain
-        out["truth_ratio"] = mean(m["log_ratio"])
-    if not facts:
-        out["loss"] = float(m["loss"].mean())
-    return out
-
-
-def membership(measured, retrained):
-    """membership_auc (by L) and privleak (by Min-40%), where there are ENOUGH_ROWS for them."""
-    if min(len(measured[k]["loss"]) for k in ("forget", "holdout")) < ENOUGH_ROWS:
-        return {}
-    auc = {key: [membership_auc(m["forget"][key], m["holdout"][key])
-                 for m in (measured, retrained)] for key in ("loss", "min_k")}
-    out = {"membership_auc": auc["loss"][0]}
-    if auc["min_k"][1] < 1:                          # there PrivLeak divides by 0
-        out["privleak"] = privleak(*auc["min_k"])
-    return out

@@ -20,11 +20,10 @@ import harness       # first: it sets how torch's threads wait
 import torch
 
 import data
-import metrics
 import model as gpt
 import ngdiff
 from data import SPLITS
-from harness import flags, processes, report, sources, stages, weights
+from harness import flags, measuring, processes, report, sources, stages, weights
 from harness.flags import flag
 from harness.processes import total
 
@@ -199,7 +198,7 @@ def task_batches(target, examples, config, start):
     loss_target = None
     if config.method == "npo":
         loss_target = torch.tensor([x.sum() for x in
-                                    metrics.token_losses(target, examples["forget"])])
+                                    measuring.token_losses(target, examples["forget"])])
     for retain, forget in zip(*orders):
         yield (split([examples["retain"][i] for i in retain], config),
                split([examples["forget"][i] for i in forget], config,
@@ -209,7 +208,7 @@ def task_batches(target, examples, config, start):
 def measure_level(model, examples):
     """(level, what log.csv shows of it): the level is the model's mean loss on the holdout rows,
     nats per answer token. It drifts as the model changes, so it is measured again and again."""
-    holdout, forget = (metrics.token_losses(model, examples[k]) for k in ("holdout", "forget"))
+    holdout, forget = (measuring.token_losses(model, examples[k]) for k in ("holdout", "forget"))
     level = sum(x.sum() for x in holdout) / sum(map(len, holdout))
     spread = (sum((x.mean() - level)**2 for x in forget) / len(forget))**0.5
     plain = sum(x.sum() for x in forget) / sum(map(len, forget))

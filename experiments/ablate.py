@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-import metrics
 import train
 from experiments import shared
 from experiments.forget_rows import row_losses
-from harness import flags, report
+from harness import flags, measuring, report
 
 CASES = {
     "lazy": [dict(lazy=n) for n in (1, 5, 10, 50)],
@@ -61,7 +60,7 @@ def unlearn_one(config):
     unseen = shared.reference(run, models["retrain"])
     try:
         state = train.unlearned(run, models["target"])
-        final = metrics.summary(report.evaluate(state.model, run.tokenizer, run.rows), unseen)
+        final = measuring.summary(report.evaluate(state.model, run.tokenizer, run.rows), unseen)
     except FloatingPointError as e:
         return {"ran away": str(e)}
     if config.level:

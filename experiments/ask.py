@@ -9,10 +9,9 @@ import sys
 from typing import NamedTuple
 
 import data
-import metrics
 import train
 from experiments import shared
-from harness import flags
+from harness import flags, measuring
 
 
 class Asked(NamedTuple):
@@ -47,7 +46,7 @@ def prompt(run, question):
 def act(asked):
     run, states = asked.run, shared.states_of(asked.run)
     room = run.initial.config.block_size
-    answers = {name: metrics.generate(state.model, run.tokenizer, asked.prompts, room)
+    answers = {name: measuring.generate(state.model, run.tokenizer, asked.prompts, room)
                for name, state in states.items()}
     for i, question in enumerate(asked.questions):
         print(f"\n{question}")

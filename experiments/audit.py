@@ -21,7 +21,7 @@ import data
 import metrics
 import train
 from experiments import shared
-from harness import files, flags, report, sources
+from harness import files, flags, measuring, report, sources
 from model import GPT
 
 RELEARN_STEPS, RELEARN_LR = 40, 3e-4
@@ -71,7 +71,7 @@ def relearn(model, known, other, device):
 
 
 def mean_probability(model, examples):
-    return metrics.probability([x.mean() for x in metrics.token_losses(model, examples)])
+    return metrics.probability([x.mean() for x in measuring.token_losses(model, examples)])
 
 
 @torch.no_grad()

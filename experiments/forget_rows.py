@@ -13,14 +13,13 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 
-import metrics
 import train
-from harness import files, flags, report
+from harness import files, flags, measuring, report
 
 
 def row_losses(model, examples):
     """Each row's mean loss, nats per answer token, (N,)."""
-    return np.array([x.mean() for x in metrics.token_losses(model, examples)])
+    return np.array([x.mean() for x in measuring.token_losses(model, examples)])
 
 
 def ready(argv):

@@ -10,10 +10,9 @@ import sys
 
 from matplotlib.figure import Figure
 
-import metrics
 import ngdiff
 import train
-from harness import files, flags, report, stages
+from harness import files, flags, measuring, report, stages
 
 VARIANTS = {      # a, b of d = a g_R - b g_F
     "NGDiff: both norms": lambda n: (1 / n.norm_retain, 1 / n.norm_forget),
@@ -34,7 +33,7 @@ def run_one(run, target, weigh):
         ngdiff.coefficients = original
     rouge = {}
     for name in ("retain", "forget"):
-        m = metrics.measure(state.model, run.tokenizer, run.rows[name])
+        m = measuring.measure(state.model, run.tokenizer, run.rows[name])
         rouge[name] = sum(m["rouge"]) / len(m["rouge"])
     return state.log, rouge
 

@@ -18,10 +18,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-import metrics
 import train
 from experiments import audit, shared
-from harness import flags, stages
+from harness import flags, measuring, stages
 
 SHOWN = 0, 10, 20, 40
 PARTS = "wte", "wpe", "ln", "attn", "mlp", "h.0", "h.1"
@@ -71,7 +70,7 @@ def which(run, model):
     """{kind of other row: [mean probability before, after 10 steps]}. Kinds: the row's author has
     another row in the trained quarter, or not; the question's template."""
     rows, examples = run.rows["forget"], run.examples["forget"]
-    chance = lambda m: np.exp([-x.mean() for x in metrics.token_losses(m, examples)])
+    chance = lambda m: np.exp([-x.mean() for x in measuring.token_losses(m, examples)])
     models = audit.relearning(model, quarter(run), run.config.device)
     before = chance(next(models))
     for _ in range(5):

@@ -13,11 +13,10 @@ from dataclasses import asdict, fields, replace
 import torch
 
 import data
-import metrics
 import model as gpt
 import ngdiff
 import train
-from harness import files, flags, processes, report, stages
+from harness import files, flags, measuring, processes, report, stages
 
 # --------------------------------------------------------------------------- before a run
 
@@ -139,7 +138,7 @@ def kept(config, function, *args):
 
 def reference(run, retrain):
     """What the retrained model does on the rows that it never saw, as `report.evaluate` has it:
-    `metrics.summary` compares the other models with it."""
+    `measuring.summary` compares the other models with it."""
     unseen = {name: rows for name, rows in run.rows.items() if name in ("forget", "holdout")}
     return report.evaluate(retrain, run.tokenizer, unseen)
 

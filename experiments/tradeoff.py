@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 import metrics
 import train
 from experiments import shared
-from harness import report, sources, stages
+from harness import measuring, report, sources, stages
 
 LOOK_EVERY = 8          # steps
 LEAST = 1e-4            # utility lost, at the foot of the figure
@@ -29,7 +29,7 @@ class Look(NamedTuple):
 
 class References(NamedTuple):
     """What the runs of one seed start from and are compared with."""
-    target: dict            # `metrics.summary`
+    target: dict            # `measuring.summary`
     retrain: dict
     enough: float           # the retrained model's forget ROUGE
 
@@ -37,7 +37,7 @@ class References(NamedTuple):
 class Outcome(NamedTuple):
     """What a run came to."""
     path: list              # Looks, the target model's first
-    final: dict             # `metrics.summary` at its end; None where the numbers ran away
+    final: dict             # `measuring.summary` at its end; None where the numbers ran away
     ran_away: str           # why they did; else empty
     steps: int
     seconds: float          # spent on the steps
@@ -73,11 +73,11 @@ def looks(run, state, target):
 
 
 def end(run, model, retrain):
-    """`metrics.summary` of the run's end. Truth ratios are taken on the forget rows alone: those of
+    """`measuring.summary` of the run's end. Truth ratios are taken on the forget rows alone: those of
     the retain rows cost more than all the rest."""
     rows = {k: some if k in ("forget", "holdout") else sources.plain(some)
             for k, some in run.rows.items()}
-    return metrics.summary(report.evaluate(model, run.tokenizer, rows),
+    return measuring.summary(report.evaluate(model, run.tokenizer, rows),
                            shared.reference(run, retrain))
 
 
@@ -116,7 +116,7 @@ def outcome(run):
 def distance(final, references):
     """How far a run's end is from the retrained model: 0 = there, 1 = as far as the target (ours).
 
-    final: the end's `metrics.summary`, or None. The mean over DISTANCES of the difference to the
+    final: the end's `measuring.summary`, or None. The mean over DISTANCES of the difference to the
     retrained model, as a share of the target's difference; 1 at most. It is 1 where the numbers
     ran away or the retain ROUGE is below KEPT: to forget by ruin is no way to come near.
     """

@@ -22,6 +22,7 @@ import numpy as np
 import metrics
 from data import Example
 from harness.rows import check_text, read_json
+from harness import measuring
 
 WINDOW = 64              # tokens: with longer windows a small model takes too long to learn them
 CONTINUED = 128          # MUSE's VerbMem: so many tokens of the text count
@@ -122,7 +123,7 @@ def encode(tokenizer, rows, T):
 # --------------------------------------------------------------------------- measuring
 
 def measure(model, tokenizer, rows):
-    """What a model does, by set, as `metrics.summary` takes it. Losses: of PrivLeak's whole texts.
+    """What a model does, by set, as `measuring.summary` takes it. Losses: of PrivLeak's whole texts.
     Forget: VerbMem too. Forget and retain: KnowMem, and windows continued from their middle."""
     T = model.config.block_size
     out = {name: measure_documents(model, tokenizer, rows[f"privleak_{name}"])
@@ -142,9 +143,9 @@ def measure(model, tokenizer, rows):
 
 
 def measure_documents(model, tokenizer, rows):
-    """`metrics.measure_losses` of whole documents: the token losses of all windows of each."""
+    """`measuring.measure_losses` of whole documents: the token losses of all windows of each."""
     cut = [windows(tokenizer, row["answer"], model.config.block_size) for row in rows]
-    losses = iter(metrics.token_losses(model, [w for some in cut for w in some]))
+    losses = iter(measuring.token_losses(model, [w for some in cut for w in some]))
     tokens = [np.concatenate([next(losses) for _ in some]) for some in cut]
     return {"loss": np.array([t.mean() for t in tokens]),
             "min_k": np.array([metrics.min_k_score(-t[:-1]) for t in tokens])}
@@ -153,7 +154,7 @@ def measure_documents(model, tokenizer, rows):
 def continued(model, tokenizer, prompts, gold):
     """How the model goes on after each prompt, for as many tokens as `gold` has: lists of ids in,
     texts out."""
-    said = metrics.generate(model, tokenizer, prompts, max(map(len, gold)))
+    said = measuring.generate(model, tokenizer, prompts, max(map(len, gold)))
     text = lambda some: [tokenizer.decode([t for t in ids if t != tokenizer.eot_token]).strip()
                          for ids in some]
     return {"prompts": text(prompts), "gold": text(gold),
@@ -175,7 +176,7 @@ def ask(model, tokenizer, rows, examples):
                 break
             ids = example + ids
         prompts.append(ids)
-    said = metrics.generate(model, tokenizer, prompts, n - 1)
+    said = measuring.generate(model, tokenizer, prompts, n - 1)
     answers = [tokenizer.decode(ids) for ids in said]
     for end in ("\n\n", "\nQuestion", "Question:"):
         answers = [text.split(end)[0] for text in answers]

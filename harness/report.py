@@ -13,8 +13,7 @@ from importlib.metadata import version
 import torch
 from matplotlib.figure import Figure
 
-import metrics
-from harness import files, muse, sources, weights
+from harness import files, measuring, muse, sources, weights
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
                "lr", "fits", "status", "probed", "slope", "curvature", "level", "level_spread",
@@ -24,9 +23,9 @@ LATER = ("audit.json", "audit.png")       # made from an earlier run in the same
 
 
 def evaluate(model, tokenizer, rows):
-    """`metrics.measure` on every set of rows, by its name. FloatingPointError if the model's losses
+    """`measuring.measure` on every set of rows, by its name. FloatingPointError if the model's losses
     are not finite."""
-    measure = {True: metrics.measure, False: sources.measure_texts}
+    measure = {True: measuring.measure, False: sources.measure_texts}
     try:
         if "verbmem" in rows:
             return muse.measure(model, tokenizer, rows)
@@ -163,7 +162,7 @@ def finish(run, states, started):
     """
     config, state, t0 = run.config, states[run.config.method], time.time()
     measured = {name: evaluate(s.model, run.tokenizer, run.rows) for name, s in states.items()}
-    results = {name: metrics.summary(m, measured["retrain"]) for name, m in measured.items()}
+    results = {name: measuring.summary(m, measured["retrain"]) for name, m in measured.items()}
     stopped = state.stopped or f"after {config.steps} steps"
     seconds = {"target": states["target"].seconds, "retrain": states["retrain"].seconds,
                "unlearn": state.seconds, "evaluate": time.time() - t0}
@@ -182,7 +181,7 @@ def finish(run, states, started):
     print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n")
     print("\n".join(samples(measured, name, 1) for name in names if name != "real_authors"))
     for name in filter(run.rows.get, names):
-        if (n := len(metrics.measured_rows(run.rows[name]))) < len(run.rows[name]):
+        if (n := len(measuring.measured_rows(run.rows[name]))) < len(run.rows[name]):
             print(f"{name}: measured on those {n} of {len(run.rows[name])} rows that have wrong "
                   "answers")
     print(f"\nwritten to {config.out}: {', '.join(OUTPUTS)}\nin {seconds['total']:.1f} s; spent on "

@@ -14,7 +14,7 @@ from multiprocessing import parent_process
 
 import data
 import metrics
-from harness import muse
+from harness import measuring, muse
 from harness.processes import rank_and_size
 from harness.rows import check_text, read_rows, read_text
 
@@ -206,16 +206,16 @@ def read_texts(path):
 
 
 def measure_texts(model, tokenizer, rows):
-    """What a model does on texts: as `metrics.measure`, but prompted with the first half of each
+    """What a model does on texts: as `measuring.measure`, but prompted with the first half of each
     text's tokens (rounded down) and asked for as many as the second half has. `verbmem` is MUSE's,
     which prompts with a fixed number of tokens."""
     examples = data.encode_rows(tokenizer, rows)
     cut = [len(e.tokens) // 2 for e in examples]
     gold = [e.tokens[n:-1] for e, n in zip(examples, cut)]
-    generated = metrics.generate(model, tokenizer, [e.tokens[:n] for e, n in zip(examples, cut)],
+    generated = measuring.generate(model, tokenizer, [e.tokens[:n] for e, n in zip(examples, cut)],
                                  max(map(len, gold)))
     text = lambda some: [tokenizer.decode(ids).strip() for ids in some]
-    out = metrics.measure_losses(model, examples)
+    out = measuring.measure_losses(model, examples)
     out["prompts"] = text(e.tokens[1:n] for e, n in zip(examples, cut))
     out["gold"] = text(gold)
     out["answers"] = text(ids[:len(g)] for ids, g in zip(generated, gold))

@@ -15,7 +15,7 @@ import train
 from conftest import in_turn
 from experiments import (ablate, ask, audit, compare, forget_rows, rates, relearn, shared, swing,
                          tradeoff)
-from harness import flags, processes, report
+from harness import flags, measuring, processes, report
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 SMALL = ("--authors 10 --epochs 50 --train_batch 40 --train_lr 2e-2 --n_layer 1 --n_embd 32 "
@@ -117,7 +117,7 @@ def test_a_look_is_rouge_and_probability_of_its_three_sets(run):
             "world": run.rows["world"]}
     plain = {k: [{"question": r["question"], "answer": r["answer"]} for r in v]
              for k, v in rows.items()}
-    m = {k: metrics.measure(model, run.tokenizer, v) for k, v in plain.items()}
+    m = {k: measuring.measure(model, run.tokenizer, v) for k, v in plain.items()}
     numbers = [x for k in ("retain", "world")
                for x in (metrics.probability(m[k]["loss"]), np.mean(m[k]["rouge"]))]
     look = tradeoff.look(run, model, 3)
@@ -133,7 +133,7 @@ def test_a_run_is_the_run_that_train_py_makes(run):
     models = shared.models_of(run)
     measured = [report.evaluate(m, run.tokenizer, run.rows)
                 for m in (state.model, models["retrain"])]
-    whole = metrics.summary(*measured)
+    whole = measuring.summary(*measured)
     for k in {*compare.COLUMNS, "retain_prob", "forget_truth_ratio"} & whole.keys():
         assert out.final[k] == pytest.approx(whole[k], rel=1e-6), "all but truth ratios"
     assert out.ran_away == ""
@@ -355,7 +355,7 @@ def test_an_ablation_is_one_run_a_value(cache, tmp_path, run):
     assert done[0]["fits"] == done[-1]["fits"] + 5
     state = shared.states_of(run)["ngdiff"]                # train.py's default is the third: 10
     unseen = shared.reference(run, shared.models_of(run)["retrain"])
-    final = metrics.summary(report.evaluate(state.model, run.tokenizer, run.rows), unseen)
+    final = measuring.summary(report.evaluate(state.model, run.tokenizer, run.rows), unseen)
     assert done[2]["final"] == {k: final[k] for k in ablate.MEASURES if k in final}
     assert done[2]["lr"] == state.log[-1]["lr"] and done[2]["steps"] == 6
 
@@ -439,7 +439,7 @@ def test_relearning_starts_at_the_models_own_probability_and_leaves_it_alone(run
     target, forget = shared.models_of(run)["target"], run.examples["forget"]
     before = [p.clone() for p in target.parameters()]
     curve = audit.relearn(target, forget[:1], forget[1:], "cpu")
-    own = metrics.probability([x.mean() for x in metrics.token_losses(target, forget[1:])])
+    own = metrics.probability([x.mean() for x in measuring.token_losses(target, forget[1:])])
     assert curve[0] == own and len(curve) == audit.RELEARN_STEPS // 2 + 1
     assert all(torch.equal(a, b) for a, b in zip(before, target.parameters()))
     known = audit.relearn(run.initial, forget[:1], forget[:1], "cpu")

@@ -15,6 +15,7 @@ import torch
 
 import data
 import metrics
+from harness import measuring
 
 pytestmark = pytest.mark.filterwarnings("error")  # an overflow is a failure, not a warning
 NAN, INF = float("nan"), float("inf")
@@ -271,7 +272,7 @@ def mean_loss(tokenizer, answer):
 def test_measure_is_worked_out_row_by_row():
     """Losses, wrong answers of different number, the answer's own ROUGE; each row its own."""
     model, tokenizer = stub(ROWS, {"Who sails?": " Zoe sails it.", "Who bakes bread?": " Bob."})
-    m = metrics.measure(model, tokenizer, ROWS)
+    m = measuring.measure(model, tokenizer, ROWS)
     loss = lambda answer: mean_loss(tokenizer, answer)
     assert m["loss"] == pytest.approx([loss(row["answer"]) for row in ROWS])
     assert m["prompts"] == ["Who sails?", "Who bakes bread?"]
@@ -291,11 +292,11 @@ def test_measure_is_worked_out_row_by_row():
 def test_only_rows_with_wrong_answers_are_measured_where_some_have_them():
     plain = [{k: row[k] for k in ("question", "answer")} for row in ROWS]
     model, tokenizer = stub(ROWS)
-    assert len(metrics.measure(model, tokenizer, [plain[0], ROWS[1]])["loss"]) == 1
-    m = metrics.measure(model, tokenizer, plain)
+    assert len(measuring.measure(model, tokenizer, [plain[0], ROWS[1]])["loss"]) == 1
+    m = measuring.measure(model, tokenizer, plain)
     assert len(m["loss"]) == 2 and not {"log_ratio", "loss_wrong"} & m.keys()
     fact = [{k: row[k] for k in row if k != "paraphrased_answer"} for row in ROWS]
-    m = metrics.measure(model, tokenizer, fact)
+    m = measuring.measure(model, tokenizer, fact)
     assert m["log_ratio"][0] == pytest.approx(
         m["loss"][0] - np.mean(m["loss_wrong"][0])), "facts: the plain answer stands for itself"
 
@@ -309,11 +310,11 @@ def test_a_row_is_measured_alike_in_every_order_and_batch():
         labels = [e.tokens[e.n_prompt:] for e in examples]
         for size in (1, 2, 256):
             model.sizes = []
-            losses = metrics.token_losses(model, examples, size)
+            losses = measuring.token_losses(model, examples, size)
             assert [x.tolist() for x in losses] == [
                 pytest.approx([token / 10 for token in some]) for some in labels]
             prompts = [e.tokens[:e.n_prompt] for e in examples]
-            answers = metrics.generate(model, tokenizer, prompts, 9, size)
+            answers = measuring.generate(model, tokenizer, prompts, 9, size)
             assert [tokenizer.decode(ids) for ids in answers] == [
                 replies[row["question"]] for row in order]
             assert max(model.sizes) == min(size, 3), "no batch is larger than was asked"
@@ -323,10 +324,10 @@ def test_long_rows_go_through_the_model_a_few_at_a_time(monkeypatch):
     tokenizer = data.word_tokenizer({"x": [{"question": "", "answer": "a b c"}]})
     examples = [data.encode(tokenizer, "", "a b c")] * 7            # of 5 tokens each
     model = Stub(tokenizer)
-    monkeypatch.setattr(metrics, "TOKENS_AT_ONCE", 12)
-    assert len(metrics.token_losses(model, examples)) == 7 and max(model.sizes) == 2
-    monkeypatch.setattr(metrics, "TOKENS_AT_ONCE", 3)
-    metrics.token_losses(model := Stub(tokenizer), examples)
+    monkeypatch.setattr(measuring, "TOKENS_AT_ONCE", 12)
+    assert len(measuring.token_losses(model, examples)) == 7 and max(model.sizes) == 2
+    monkeypatch.setattr(measuring, "TOKENS_AT_ONCE", 3)
+    measuring.token_losses(model := Stub(tokenizer), examples)
     assert model.sizes == [1] * 7, "one, if even that is longer"
 
 
@@ -346,7 +347,7 @@ def test_each_line_of_the_table_is_its_own_measure_of_its_own_set():
     retrained["forget"] = {**retrained["forget"], "log_ratio": np.full(8, 0.7),
                            "min_k": np.full(8, 2.0)}
     retrained["holdout"] = {**retrained["holdout"], "loss": np.full(8, 1.5)}
-    out = metrics.summary(measured(), retrained)
+    out = measuring.summary(measured(), retrained)
     choice = math.exp(-0.2) / (math.exp(-0.2) + 2 * math.exp(-0.7))
     expected = {
         "forget_loss": 2, "forget_prob": math.exp(-2), "forget_rouge": 0.2,
@@ -360,7 +361,7 @@ def test_each_line_of_the_table_is_its_own_measure_of_its_own_set():
     p = 2 / math.comb(16, 8)           # the two samples are apart: D = 1
     expected |= {"forget_quality": p, "log10_forget_quality": math.log10(p)}
     assert out == pytest.approx(expected)
-    assert metrics.summary(retrained, retrained)["forget_quality"] == 1
+    assert measuring.summary(retrained, retrained)["forget_quality"] == 1
 
 
 def test_the_tables_forget_quality_sees_which_model_prefers_the_truth():
@@ -369,18 +370,18 @@ def test_the_tables_forget_quality_sees_which_model_prefers_the_truth():
     one, other = measured(), measured()
     one["forget"]["log_ratio"], other["forget"]["log_ratio"] = R, -R
     for pair in ((one, other), (other, one)):
-        assert metrics.summary(*pair)["forget_quality"] == pytest.approx(2 / math.comb(16, 8))
+        assert measuring.summary(*pair)["forget_quality"] == pytest.approx(2 / math.comb(16, 8))
 
 
 def test_what_the_data_do_not_define_is_left_out():
-    whole = metrics.summary(measured(), measured())
+    whole = measuring.summary(measured(), measured())
     without = {k: v for k, v in measured().items() if k != "holdout"}
-    assert whole.keys() - metrics.summary(without, without).keys() == {
+    assert whole.keys() - measuring.summary(without, without).keys() == {
         "holdout_loss", "membership_auc", "privleak"}
     for name in ("forget", "holdout"):
         few = measured()
-        few[name] = {k: v[:metrics.ENOUGH_ROWS - 1] for k, v in few[name].items()}
-        assert whole.keys() - metrics.summary(few, few).keys() == {"membership_auc", "privleak"}
+        few[name] = {k: v[:measuring.ENOUGH_ROWS - 1] for k, v in few[name].items()}
+        assert whole.keys() - measuring.summary(few, few).keys() == {"membership_auc", "privleak"}
     bare = lambda m: {k: v for k, v in m.items() if k not in ("log_ratio", "loss_wrong")}
     for name, gone in (("world", {"world_prob", "world_truth_ratio", "model_utility"}),
                        ("retain", {"retain_truth_ratio", "model_utility"}),
@@ -388,7 +389,7 @@ def test_what_the_data_do_not_define_is_left_out():
                                    "log10_forget_quality"})):
         some = measured()
         some[name] = bare(some[name])
-        assert whole.keys() - metrics.summary(some, some).keys() == gone
+        assert whole.keys() - measuring.summary(some, some).keys() == gone
 
 
 def test_membership_goes_by_the_loss_and_privleak_by_min_k_of_both_models():
@@ -397,16 +398,16 @@ def test_membership_goes_by_the_loss_and_privleak_by_min_k_of_both_models():
                 "holdout": {"loss": [loss_holdout] * 8, "min_k": [min_k_holdout] * 8}}
 
     equal = of(1, 1, 1, 1)                                          # both areas are 1/2
-    assert metrics.membership(of(1, 2, 3, 2), equal) == {"membership_auc": 1, "privleak": 100}
-    assert metrics.membership(of(2, 1, 2, 3), equal) == {"membership_auc": 0, "privleak": -100}
-    assert metrics.membership(equal, of(2, 1, 3, 2)) == {"membership_auc": 0.5, "privleak": -50}
+    assert measuring.membership(of(1, 2, 3, 2), equal) == {"membership_auc": 1, "privleak": 100}
+    assert measuring.membership(of(2, 1, 2, 3), equal) == {"membership_auc": 0, "privleak": -100}
+    assert measuring.membership(equal, of(2, 1, 3, 2)) == {"membership_auc": 0.5, "privleak": -50}
     # the retrained model's area by Min-40% is 1: PrivLeak would divide by 0
-    assert metrics.membership(equal, of(2, 1, 2, 3)) == {"membership_auc": 0.5}
+    assert measuring.membership(equal, of(2, 1, 2, 3)) == {"membership_auc": 0.5}
 
 
 def test_real_authors_count_in_the_utility_as_the_other_facts_do():
     more = measured(real_authors=measured()["world"])
-    out, before = metrics.summary(more, more), metrics.summary(measured(), measured())
+    out, before = measuring.summary(more, more), measuring.summary(measured(), measured())
     assert out["real_authors_prob"] == out["world_prob"] and out["model_utility"] != \
         before["model_utility"]
     nine = [out[f"{name}_{k}"] for name in ("retain", "world", "real_authors")

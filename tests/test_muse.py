@@ -8,7 +8,7 @@ import torch
 import data
 import metrics
 import train
-from harness import muse, report
+from harness import measuring, muse, report
 
 WORDS = ("amber birch cedar delta ember flint grove heron inlet juniper kelp larch maple nettle "
          "otter pine quartz reed slate thorn umber violet willow yarrow zinc").split()
@@ -134,14 +134,14 @@ def test_privleak_is_of_whole_documents_by_their_40_percent_least_likely_tokens(
     model = run.initial
     m = muse.measure_documents(model, run.tokenizer, run.rows["privleak_holdout"])
     row = run.rows["privleak_holdout"][3]
-    losses = np.concatenate(metrics.token_losses(
+    losses = np.concatenate(measuring.token_losses(
         model, muse.windows(run.tokenizer, row["answer"], muse.WINDOW)))
     assert len(losses) == 2 + len(run.tokenizer.encode_ordinary(" " + row["answer"])) - 1
     assert m["loss"][3] == pytest.approx(losses.mean())
     least_likely = np.sort(losses[:-1])[::-1][:int(0.4 * (len(losses) - 1))]
     assert m["min_k"][3] == pytest.approx(least_likely.mean())
     measured = report.evaluate(model, run.tokenizer, run.rows)
-    out = metrics.summary(measured, measured)
+    out = measuring.summary(measured, measured)
     assert out["privleak"] == 0 and {"forget_verbmem", "forget_knowmem", "retain_knowmem",
                                      "forget_windows", "retain_windows"} <= out.keys()
     assert out["membership_auc"] == pytest.approx(metrics.membership_auc(

@@ -155,13 +155,13 @@ def test_every_status_of_a_fit_has_a_mark_of_its_own():
 def test_losses_that_are_not_finite_stop_the_measuring(monkeypatch):
     def measure(*args):
         raise ValueError("losses, row 0 is nan")
-    monkeypatch.setattr(metrics, "measure", measure)
+    monkeypatch.setattr(measuring, "measure", measure)
     with pytest.raises(FloatingPointError, match="--lr"):
         report.evaluate(None, None, {"forget": [{"question": "Who?"}]})
 
 
 def test_questions_and_texts_are_each_measured_their_own_way(monkeypatch):
-    monkeypatch.setattr(metrics, "measure", lambda *args: ("questions", *args))
+    monkeypatch.setattr(measuring, "measure", lambda *args: ("questions", *args))
     monkeypatch.setattr(sources, "measure_texts", lambda *args: ("texts", *args))
     rows = {"forget": [sources.text_row("Eve picks locks.")],
             "forget_questions": [{"question": "Who?", "answer": "Eve."}]}

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import data
-import metrics
-from harness import sources
+from harness import measuring, sources
 from test_data import write_tofu
 
 
@@ -341,14 +340,14 @@ def test_verbmem_is_the_rouge_of_the_second_half_given_the_first():
 
 def test_a_summary_of_texts_has_verbmem_and_knowmem():
     """KnowMem is the F1 of answers to questions: recall would be 1 for the babbling one."""
-    n = metrics.ENOUGH_ROWS
+    n = measuring.ENOUGH_ROWS
     text = lambda loss: {"loss": torch.full((n,), loss).double().numpy(),
                          "min_k": torch.full((n,), loss).double().numpy(), "verbmem": 70.0}
     asked = {"answers": ["Lima and so on and on", "Oslo"], "gold": ["Lima", "Oslo"]}
     measured = {"forget": text(1.0), "retain": text(0.5), "holdout": text(2.0),
                 "forget_questions": asked, "retain_questions": {**asked, "answers": ["", "Oslo"]}}
     retrained = {**measured, "forget": text(2.0)}
-    out = metrics.summary(measured, retrained)
+    out = measuring.summary(measured, retrained)
     assert out == pytest.approx({
         "forget_loss": 1, "forget_prob": math.exp(-1), "forget_verbmem": 70,
         "forget_knowmem": 100 * (2 / 7 + 1) / 2, "retain_loss": 0.5, "retain_prob": math.exp(-0.5),

@@ -58,7 +58,7 @@ def interrupt_at(monkeypatch, module, name, count):
 @pytest.mark.parametrize("module, name, count", [
     (torch.optim.AdamW, "step", 40),       # while the retrained model is trained
     (ngdiff, "update", 9),                 # in the middle of unlearning
-    (report.metrics, "summary", 2),        # while measuring
+    (report.measuring, "summary", 2),        # while measuring
     (os, "replace", 30)])                  # while a file is moved into its place
 def test_the_same_command_goes_on_and_ends_in_the_same_numbers(
         whole, tmp_path, monkeypatch, no_drawing, module, name, count):

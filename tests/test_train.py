@@ -20,7 +20,7 @@ import data
 import ngdiff
 import train
 from conftest import in_turn
-from harness import processes, report, stages
+from harness import measuring, processes, report, stages
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +96,7 @@ def test_the_saved_weights_are_the_unlearned_models_and_load_as_published_ones(p
     run = ready(cache)
     model = weights.from_gpt2(str(out / "model.pt"))
     assert model.config == run.initial.config
-    again = report.metrics.summary(*[report.evaluate(model, run.tokenizer, run.rows)] * 2)
+    again = report.measuring.summary(*[report.evaluate(model, run.tokenizer, run.rows)] * 2)
     assert again["forget_loss"] == results["models"]["ngdiff"]["forget_loss"]
 
 
@@ -181,7 +181,7 @@ def test_the_parts_of_every_process_and_micro_batch_add_up(plain, cache, monkeyp
         parts = train.split(examples, config, target)
         return ngdiff.loss_only(train.losses(model, parts, config, level))
     whole, shares = loss(run.config), []
-    per_row = train.metrics.token_losses(model, examples)
+    per_row = train.measuring.token_losses(model, examples)
     n_tokens = sum(map(len, per_row))
     if kind == "plain":
         assert whole == pytest.approx(sum(map(sum, per_row)) / n_tokens, rel=1e-6)
@@ -201,7 +201,7 @@ def test_the_level_is_the_mean_holdout_loss_per_token_and_the_spread_is_about_it
     run = ready(cache, "--level")
     _, model = batch_of(run)
     level, measured = train.measure_level(model, run.examples)
-    holdout, forget = ([torch.tensor(x) for x in train.metrics.token_losses(model, run.examples[k])]
+    holdout, forget = ([torch.tensor(x) for x in train.measuring.token_losses(model, run.examples[k])]
                        for k in ("holdout", "forget"))
     assert level == pytest.approx(float(torch.cat(holdout).mean()))
     assert measured["loss_forget_set"] == pytest.approx(float(torch.cat(forget).mean()))

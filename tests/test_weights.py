@@ -17,10 +17,9 @@ import tiktoken_ext.openai_public as openai_public
 import torch
 
 import data
-import metrics
 import train
 from data import Example, collate
-from harness import flags
+from harness import flags, measuring
 from harness.checkpoint_files import read_weights
 from harness.weights import from_gpt2, heads, initial_model, to_gpt2
 from model import GPT, GPTConfig
@@ -599,7 +598,7 @@ def test_a_token_that_the_tokenizer_lacks_has_no_text():
     with torch.no_grad():
         model.transformer.wte.weight[-1] = 50 * model.hidden(torch.tensor([[5, 6]]))[0, -1]
     assert words.n_vocab in model.generate([[5, 6]], 8, words.eot_token)[0]
-    ids, = metrics.generate(model, words, [[5, 6]], 8)
+    ids, = measuring.generate(model, words, [[5, 6]], 8)
     assert words.n_vocab not in ids and isinstance(words.decode(ids), str)
 
 
