@@ -7,3 +7,5 @@ spinning threads take the cores from those that they wait for (README, "Under lo
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Pictures are drawn into files: no screen, and no backend that a notebook's setting names.
+os.environ["MPLBACKEND"] = "agg"

@@ -1,16 +1,22 @@
 """The command line: flags made from a Config, their checks, and how a command ends."""
 import argparse
+import contextlib
 import hashlib
 import os
 import re
 import signal
 import sys
+from concurrent.futures import BrokenExecutor
 from dataclasses import field, fields
 
 import torch
+import torch.distributed as dist
 
 from harness import files, muse, processes, sources
+from model import GPTConfig
 from ngdiff import LR_RANGE
+
+OUTPUTS = ("config.json", "log.csv", "results.json", "curves.png", "samples.txt", "model.pt")
 
 # The learning rate where --lr is not given and AutoLR does not fit it: for SGD and Adam, plain,
 # then for SGD and Adam with the level. Found by `python -m experiments.rates`. gdiff's go with the
@@ -32,14 +38,15 @@ FIRST_GUESS = 0.01       # AutoLR's
 
 # Smallest and largest value of every flag that is a number.
 BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), n_layer=(1, 1000),
-              n_embd=(1, 10**5), n_head=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
-              train_lr=(1e-9, 100), weight_decay=(0, 1000), c=(0, 1), lr=LR_RANGE, lazy=(1, 10**6),
+              n_embd=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
+              train_lr=(1e-9, 100), c=(0, 1), lr=LR_RANGE, lazy=(0, 10**6),
               steps=(1, 10**6), batch=(0, 10**6), micro_batch=(0, 10**6))
 
 
 def flag(default, text, choices=None, **other):
     """A flag, as a dataclass field: its default, help and choices; other: its default with --init
-    (`init`), with MUSE's folder (`muse`) or with other --data (`data`)."""
+    (`init`), with MUSE's folder (`muse`) or with other --data (`data`). Without a help text it is
+    no flag, only a setting."""
     return field(default=default, metadata=dict(help=text, choices=choices, other=other))
 
 
@@ -50,17 +57,12 @@ class Parser(argparse.ArgumentParser):
 
 def parse(Config, argv, doc):
     """Command line to Config, every value checked. ValueError on a user's mistake."""
-    parser = Parser(description=doc.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(description=(doc or "").split("\n\n")[0], allow_abbrev=False)   # python -OO
     for f in fields(Config):
-        text = f.metadata["help"]
-        if f.default:
-            names = {"data": "--data", "init": "--init", "muse": "MUSE's folder"}
-            text += f" (default: {f.default}" + "".join(
-                f", {v} with {names[k]}" for k, v in f.metadata["other"].items()) + ")"
-        kind = dict(action=argparse.BooleanOptionalAction) if f.name == "autolr" else \
-            dict(action="store_true") if f.type is bool else \
-            dict(type=f.type, choices=f.metadata["choices"])
-        parser.add_argument(f"--{f.name}", default=None, help=text, **kind)
+        if text := f.metadata["help"]:
+            kind = dict(action="store_true") if f.type is bool else \
+                dict(type=f.type, choices=f.metadata["choices"])
+            parser.add_argument(f"--{f.name}", default=None, help=text + default_text(f), **kind)
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
     kinds = {"init": bool(given.get("init")), "muse": muse.is_folder(given.get("data", "")),
@@ -69,16 +71,42 @@ def parse(Config, argv, doc):
                               if so and k in f.metadata["other"]), f.default)
                 for f in fields(Config)}
     defaults["tiny"] = built_in
-    defaults["autolr"] = given.get("method", "ngdiff") == "ngdiff"
+    defaults["lazy"] = 10 if given.get("method", "ngdiff") == "ngdiff" else 0
     config = Config(**{**defaults, **given})
     check(config, given)
     config.lr = config.lr or default_rate(config)
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    config.device = device(config.device)
     config.out = config.out or os.path.join("out", folder_name(config, given))
     files.check_folder("--out", config.out)
-    files.check_folder("--cache", config.cache)
+    check_inputs(config)
     return config
+
+
+def default_text(f):
+    """What --help says of a field's defaults."""
+    names = {"data": "--data", "init": "--init", "muse": "MUSE's folder"}
+    return f" (default: {f.default}" + "".join(
+        f", {v} with {names[k]}" for k, v in f.metadata["other"].items()) + ")" if f.default else ""
+
+
+def device(name):
+    """The device that is meant: with "auto" a GPU that torch can use, if there is one. ValueError
+    if there is none of that name."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
+             "cpu": True}
+    if name != "auto" and not there[name]:
+        raise ValueError(f"--device {name}: torch sees no such device here; use --device cpu")
+    return name if name != "auto" else next(k for k, is_there in there.items() if is_there)
+
+
+def check_inputs(config):
+    """ValueError if a file that the run reads is one that it would write, or lies where it would
+    write."""
+    own = {os.path.realpath(os.path.join(config.out, name)) for name in OUTPUTS}
+    for name in ("init", "data"):
+        if (path := getattr(config, name)) and os.path.realpath(path) in own:
+            raise ValueError(f"--out {config.out}: the run would overwrite --{name} {path}; give "
+                             "another folder")
 
 
 def check(config, given):
@@ -91,18 +119,14 @@ def check(config, given):
         "--tiny: --data names other data": config.tiny and config.data not in ("", "muse"),
         f"--c: only --method gdiff has a c, {config.method} has none":
             "c" in given and config.method != "gdiff",
-        "--lazy: there is no AutoLR to be lazy; add --autolr":
-            "lazy" in given and not config.autolr,
         "--level: npo has an objective of its own for the forget rows; choose one of the two":
             config.level and config.method == "npo",
         f"--level: {config.method} can't use it: retain does not look at the forget rows, lossnorm "
         "divides by their loss, which the level loss brings to 0":
             config.level and config.method in NO_LEVEL,
         f"--documents: {config.data or 'the built-in data'} is no folder as MUSE publishes it":
-            "documents" in given and not muse.is_folder(config.data),
-        "--device cuda: torch sees no CUDA device here; use --device cpu":
-            config.device == "cuda" and not torch.cuda.is_available()}
-    for name in ("n_layer", "n_embd", "n_head"):
+            "documents" in given and not muse.is_folder(config.data)}
+    for name in ("n_layer", "n_embd"):
         wrong[f"--{name}: the file of --init says how large the model is"] = \
             config.init and name in given
     for name in ("authors", "forget"):
@@ -111,9 +135,9 @@ def check(config, given):
     for message, is_wrong in wrong.items():
         if is_wrong:
             raise ValueError(message)
-    if config.n_embd % config.n_head:
-        raise ValueError(f"--n_embd {config.n_embd}: must be a multiple of --n_head "
-                         f"{config.n_head}")
+    if config.n_embd % GPTConfig.n_head:
+        raise ValueError(f"--n_embd {config.n_embd}: must be a multiple of {GPTConfig.n_head}, the "
+                         "number of attention heads")
     if (size := 12 * config.n_layer * config.n_embd**2) > 4e9:
         raise ValueError(f"--n_layer {config.n_layer} and --n_embd {config.n_embd} make "
                          f"{size:.2g} parameters: 4 billion at most")
@@ -131,7 +155,7 @@ def check_processes(config, examples):
 
 def default_rate(config):
     """AutoLR's first guess, or the fixed rate that RATES has for the method."""
-    if config.autolr:
+    if config.lazy:
         return FIRST_GUESS
     name = f"gdiff {config.c:g}" if config.method == "gdiff" else config.method
     if name not in RATES:
@@ -141,11 +165,16 @@ def default_rate(config):
 
 
 def folder_name(config, given):
-    """A name made of the flags: two commands with other flags have other folders."""
+    """A name made of the flags: two commands with other flags have other folders. A path in --data
+    or --init is shortened to its last part and a digest of the whole."""
     own = ("tiny", "data", "method", "seed", "out", "cache")
-    name = "-".join([config.data or "tiny", config.method, f"seed{config.seed}"] + [
-        k if v is True else f"no-{k}" if v is False else f"{k}{v}"
-        for k, v in given.items() if k not in own])
+    short = lambda path: "-".join([os.path.basename(os.path.abspath(path)), hashlib.sha256(
+        os.path.abspath(path).encode()).hexdigest()[:6]])
+    data = config.data if config.tiny and config.data else "tiny" if config.tiny else \
+        short(config.data)
+    words = [k if v is True else f"{k}{short(v) if k == 'init' else v}"
+             for k, v in given.items() if k not in own]
+    name = "-".join([data, config.method, f"seed{config.seed}", *words])
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.")
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     return name if len(name) < 120 else f"{name[:100]}-{digest}"
@@ -153,42 +182,64 @@ def folder_name(config, given):
 
 # --------------------------------------------------------------------------- how a command ends
 
-def command(ready, act, argv=None):
-    """act(ready(argv)), a whole command. Returns its exit code: 0; 2 on a user's mistake; 1 where
-    numbers ran away, or memory or disk was full; 130 on Ctrl-C. Every end says why in one line."""
-    program = os.path.basename(sys.argv[0])
+@contextlib.contextmanager
+def mistakes():
+    """While a command is read: a user's mistake prints one line and ends with exit code 2."""
     if sys.stdout is None:                                   # closed
         sys.stdout = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")    # a console that lacks a letter
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: workers are ended too
     try:
-        run = ready(sys.argv[1:] if argv is None else argv)
+        yield
     except ValueError as e:
-        print(f"{program}: error: {e}", file=sys.stderr)
-        return 2
+        end(f"error: {e}", 2)
     except KeyboardInterrupt:
-        return 130
+        sys.exit(130)
+
+
+@contextlib.contextmanager
+def troubles():
+    """While a command is at work: Ctrl-C (exit code 130), numbers that run away, a full memory or
+    disk (1) and what shows late of a mistake (2) end with one line."""
     try:
-        act(run)
+        yield
         sys.stdout.flush()
-        return 0
-    except FloatingPointError as e:
-        why = f"stopped: {e}"
+    except files.Refused as e:
+        end(f"error: {e}", 2)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from where it was", file=sys.stderr)
-        return 130
+        sys.exit(130)
+    except FloatingPointError as e:
+        end(f"stopped: {e}")
+    except BrokenExecutor:
+        end("stopped: a process that it started was killed, for lack of memory perhaps; the same "
+            "command goes on. Less memory: a smaller --train_batch, --micro_batch or --n_embd")
     except OSError as e:
-        why = f"stopped: {e}"
         try:
             sys.stdout.flush()
         except OSError:                # nothing more can be said there, not even at Python's exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        end(f"stopped: {e}")
     except (RuntimeError, MemoryError) as e:   # on the CPU, torch says it in words alone
         if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "allocate" not in str(e):
             raise
-        why = (f"out of memory: {str(e).splitlines()[0] if str(e) else e!r}; the same result in "
-               "less memory: --micro_batch, half of what a batch now has; then --train_batch, "
-               "--n_embd")
-    print(f"{program}: {why}", file=sys.stderr)
-    return 1
+        end(f"out of memory: {str(e).splitlines()[0] if str(e) else e!r}; the same result in less "
+            "memory: --micro_batch, half of what a batch now has; then --train_batch, --n_embd")
+    if dist.is_initialized():
+        processes.leave(0)
+
+
+def end(why, code=1):
+    print(f"{os.path.basename(sys.argv[0])}: {why}", file=sys.stderr)
+    if dist.is_initialized():
+        processes.leave(code)
+    sys.exit(code)
+
+
+def command(ready, act, argv=None):
+    """act(ready(argv)): a whole command whose mistakes all show in `ready`."""
+    with mistakes():
+        asked = ready(sys.argv[1:] if argv is None else argv)
+    with troubles():
+        act(asked)

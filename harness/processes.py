@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 import torch
 import torch.distributed as dist
 
+from harness.files import Refused
+
 # --------------------------------------------------------------------------- torchrun
 
 
@@ -38,25 +40,24 @@ def total(tensors):
             handle.wait()
 
 
-def agree(step):
-    """ValueError unless all processes found a stage at the same step: else one would train while
-    another, which has nothing to train, waits for ever."""
+def agree(found):
+    """Refused unless all processes found the same: else one would train while another, which has
+    nothing to train, waits for ever. found: anything that compares, such as a stage's name, made of
+    the rows as this process read them, and its step."""
     if dist.is_initialized():
-        found = [None] * dist.get_world_size()
-        dist.all_gather_object(found, step)
-        if any(f != step for f in found):
-            raise ValueError("--cache: the processes do not find the same files there; they need "
-                             "one disk, and no other command at work on it: start again")
+        everyones = [None] * dist.get_world_size()
+        dist.all_gather_object(everyones, found)
+        if any(f != found for f in everyones):
+            raise Refused("--cache, --data: the processes do not find the same files there; they "
+                          "need one disk, and no other command at work on it: start again")
 
 
 def leave(code):
-    """End this process; in a torchrun that went well, once all others have come here too."""
-    if dist.is_initialized():
-        if code == 0:
-            dist.barrier()
-        sys.stdout.flush()
-        os._exit(code)             # gloo's threads abort now and then at a normal end
-    sys.exit(code)
+    """End this process of a torchrun; if all went well, once all others have come here too."""
+    if code == 0:
+        dist.barrier()
+    sys.stdout.flush()
+    os._exit(code)                 # gloo's threads abort now and then at a normal end
 
 
 # --------------------------------------------------------------------------- jobs side by side

@@ -13,12 +13,12 @@ from importlib.metadata import version
 import torch
 from matplotlib.figure import Figure
 
-from harness import files, measuring, muse, sources, weights
+import data
+from harness import files, flags, measuring, muse, names, sources, weights
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
                "lr", "fits", "status", "probed", "slope", "curvature", "level", "level_spread",
                "loss_forget_set")
-OUTPUTS = ("config.json", "log.csv", "results.json", "curves.png", "samples.txt", "model.pt")
 LATER = ("audit.json", "audit.png")       # made from an earlier run in the same folder
 
 
@@ -67,19 +67,30 @@ def samples(measured, name, n=None):
     return "\n".join(out)
 
 
-def about(config, size):
-    """config.json: the flags, the model's size, the versions and the commit of a run."""
+def about(run, stages, weights_file):
+    """config.json: the settings, what each model was made of, digests of rows, tokenizer and
+    model.pt (its bytes), the versions and the commit."""
     # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
-    out = {**asdict(config), **asdict(size), "threads": torch.get_num_threads(),
-           "python": platform.python_version(), "torch": torch.__version__,
-           **{name: version(name) for name in ("numpy", "matplotlib", "tiktoken")}}
-    if shutil.which("git"):
-        folder = os.path.dirname(os.path.abspath(__file__))
-        git = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True,
-                             text=True)
-        if git.returncode == 0:
-            out["commit"] = git.stdout.strip()
-    return out
+    return {**asdict(run.config), **asdict(run.initial.config), "threads": torch.get_num_threads(),
+            "rows": names.digest(run.rows), "tokenizer": names.digest(
+                [piece.hex() for piece in run.tokenizer._mergeable_ranks]),
+            "model.pt": names.digest(weights_file), **commit(),
+            "made_of": {title: stage.made_of for title, stage in stages.items()},
+            "python": platform.python_version(), "torch": torch.__version__,
+            **{name: version(name) for name in ("numpy", "matplotlib", "tiktoken")}}
+
+
+def commit():
+    """The commit of this repository and whether a file was edited since; {} outside of git, also
+    where the project lies in another repository's folder."""
+    def git(*words):
+        done = subprocess.run(["git", "-C", names.ROOT, *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+    if not shutil.which("git") or (top := git("rev-parse", "--show-toplevel")) is None or \
+            os.path.realpath(top) != os.path.realpath(names.ROOT):
+        return {}
+    return {"commit": git("rev-parse", "HEAD"),
+            "edited": git("status", "--porcelain", "--untracked-files=no") != ""}
 
 
 def log_csv(log):
@@ -154,35 +165,36 @@ def draw_losses(ax, steps, column, levels, models, method):
 
 # --------------------------------------------------------------------------- the run folder
 
-def finish(run, states, started):
+def finish(run, stages, started):
     """Measure the models, fill the run folder, then print the table and some answers.
 
-    run: train.Run; states: the models' States by name, the unlearned one last; started: time.time()
-    when the command began.
+    run: train.Run; stages: the models' Stages by name, the unlearned one last; started: the
+    monotonic time when the command began its work.
     """
-    config, state, t0 = run.config, states[run.config.method], time.time()
-    measured = {name: evaluate(s.model, run.tokenizer, run.rows) for name, s in states.items()}
+    config, last, t0 = run.config, stages[run.config.method], time.monotonic()
+    measured = {name: evaluate(s.model, run.tokenizer, run.rows) for name, s in stages.items()}
     results = {name: measuring.summary(m, measured["retrain"]) for name, m in measured.items()}
-    stopped = state.stopped or f"after {config.steps} steps"
-    seconds = {"target": states["target"].seconds, "retrain": states["retrain"].seconds,
-               "unlearn": state.seconds, "evaluate": time.time() - t0}
-    torch.save(weights.to_gpt2(state.model), saved := io.BytesIO())
-    picture = png(curves(state.log, results, config.method), 110)
-    names = [name for name, m in measured[config.method].items()
-             if name != "holdout" and "prompts" in m]
-    seconds["total"] = time.time() - started
+    stopped = last.stopped or f"after {config.steps} steps"
+    seconds = {"target": stages["target"].seconds, "retrain": stages["retrain"].seconds,
+               "unlearn": last.seconds, "evaluate": time.monotonic() - t0}
+    torch.save(weights.to_gpt2(last.model), saved := io.BytesIO())
+    picture = png(curves(last.log, results, config.method), 110)
+    names_of = [name for name, m in measured[config.method].items()
+                if name != "holdout" and "prompts" in m]
+    seconds["total"] = time.monotonic() - started
     text = lambda x: (x if isinstance(x, str) else json.dumps(x, indent=1)).encode()
     files.write(config.out, {
-        "config.json": text(about(config, run.initial.config)), "log.csv": text(log_csv(state.log)),
-        "samples.txt": text("\n".join(samples(measured, name) for name in names) + "\n"),
+        "config.json": text(about(run, stages, saved.getvalue())),
+        "log.csv": text(log_csv(last.log)),
+        "samples.txt": text("\n".join(samples(measured, name) for name in names_of) + "\n"),
         "curves.png": picture, "model.pt": saved.getvalue(),
-        "results.json": text({"config": asdict(config), "seconds": seconds, "steps": state.step,
+        "results.json": text({"config": asdict(config), "seconds": seconds, "steps": last.step,
                               "stopped": stopped, "models": results})}, remove=LATER)
     print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n")
-    print("\n".join(samples(measured, name, 1) for name in names if name != "real_authors"))
-    for name in filter(run.rows.get, names):
+    print("\n".join(samples(measured, name, 1) for name in names_of if name != "real_authors"))
+    for name in filter(run.rows.get, names_of):
         if (n := len(measuring.measured_rows(run.rows[name]))) < len(run.rows[name]):
             print(f"{name}: measured on those {n} of {len(run.rows[name])} rows that have wrong "
                   "answers")
-    print(f"\nwritten to {config.out}: {', '.join(OUTPUTS)}\nin {seconds['total']:.1f} s; spent on "
-          + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items() if k != "total"))
+    print(f"\nwritten to {config.out}: {', '.join(flags.OUTPUTS)}\nin {seconds['total']:.1f} s; "
+          "spent on " + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items() if k != "total"))

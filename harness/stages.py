@@ -1,124 +1,143 @@
-"""Stages: loops whose whole state lies on disk, so that a run that was killed goes on by itself.
+"""Stages: the loops of train.py, each with its whole state in one file.
 
-A stage (target, retrain, or one unlearning) is a loop over steps. Its state is saved every
-SAVE_EVERY seconds and at the end, under a name made from everything that determines it. So the
-same command finds it again, another command does not, and more steps prolong a finished stage.
+A stage is the training of a model, or one unlearning. It saves its state now and then and at the
+end. So the same command finds a finished stage, goes on with one that was killed, and a larger
+number of steps prolongs it.
 """
 import contextlib
+import glob
 import hashlib
-import inspect
 import io
-import json
+import math
 import os
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
-from harness import files
+from harness import files, names
 from harness.processes import agree, rank_and_size
 
-SAVE_EVERY = 10      # seconds
+SAVE_EVERY = 10      # seconds, at least; and saving takes at most a twentieth of a stage's time
+BYTES_A_SECOND = 1e8               # a guess at the disk's speed, until the first save is timed
+KEPT = ("step", "optimizer", "log", "stopped", "seconds")      # in a file, beside the weights
 
 
 @dataclass
-class State:
-    """All that a stage carries from step to step, and all that is saved."""
+class Stage:
+    """A loop over steps, with all that is carried from one step to the next."""
+    title: str
+    steps: int                 # to take in all
     model: torch.nn.Module
-    step: int = 0              # steps done
+    folder: str = ""           # where its files lie; "": it is kept in memory only
+    made_of: dict = None       # all that it depends on, see `names.ingredients`
+    step: int = 0              # steps taken
     optimizer: dict = None     # the optimizer's own state; None before the first step
     log: list = field(default_factory=list)     # a dict a step
-    level: float = None        # of the level loss, measured now and then
     stopped: str = ""          # why it ended before its last step
     seconds: float = 0.0       # spent on the steps
 
+    @cached_property
+    def name(self):
+        return f"{self.title}-{names.digest(self.made_of)}"
 
-def key(settings, code, threads):
-    """A name for what a stage gives: settings (JSON) and source code (functions, modules) that are
-    the same, with the same torch and as many threads and processes, have the same one."""
-    text = json.dumps([settings, [inspect.getsource(x) for x in code], torch.__version__, threads,
-                       rank_and_size()[1]])
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    @property
+    def path(self):
+        return os.path.join(self.folder, f"{self.name}-{self.steps}.state")
+
+    def restore(self):
+        """Bring back what is saved of this stage: weights, step and log. Returns the optimizer's
+        state, or None if nothing is saved and the stage begins."""
+        device = next(self.model.parameters()).device
+        for path in self.saved() if self.folder and self.step < self.steps else ():
+            if content := read(path, device):
+                self.model.load_state_dict(content.pop("model"))
+                vars(self).update(content)
+                break
+        if self.folder:
+            agree([self.name, self.step])
+            if self.step >= self.steps:
+                print(f"{self.title:>8}  from {path}", flush=True)
+            else:
+                files.check_folder("--cache", self.folder)
+        self.begun, self.begun_seconds, self.clock = self.step, self.seconds, time.monotonic()
+        self.saved_at = self.seconds
+        self.cost = 3 * sum(p.nbytes for p in self.model.parameters()) / BYTES_A_SECOND
+        return self.optimizer
+
+    def saved(self):
+        """The paths of this stage's files that do not go too far, the furthest one first."""
+        pattern = os.path.join(glob.escape(self.folder), f"{self.name}-*.state")
+        found = sorted(((steps_in(path), path) for path in glob.glob(pattern)), reverse=True)
+        fit = [path for step, path in found if step <= self.steps]
+        if found and not fit:
+            print(f"{self.title:>8}  begins anew: {found[-1][1]} has {found[-1][0]} steps already")
+        return fit
+
+    def finished(self):
+        """Whether a file holds the stage's last step."""
+        return any(steps_in(path) == self.steps and read(path) for path in self.saved())
+
+    def record(self, step, **numbers):
+        """Add step's numbers to the log. Prints them every tenth of the way, with the time left.
+        FloatingPointError if a training loss is not finite."""
+        if not math.isfinite(numbers.get("loss", 0)):
+            raise FloatingPointError(f"{self.title}, step {step}: loss {numbers['loss']}: try a "
+                                     "smaller --train_lr")
+        self.log.append({"step": step, **numbers})
+        if (step + 1) % max(1, self.steps // 10) == 0:
+            seconds = self.seconds + time.monotonic() - self.clock - self.begun_seconds
+            shown = "  ".join(f"{k} {numbers[k]:.4g}" for k in (
+                "loss", "loss_retain", "loss_forget", "cos", "lr") if k in numbers)
+            left = seconds / (step + 1 - self.begun) * (self.steps - step - 1)
+            print(f"{self.title:>8}  step {step + 1:{len(str(self.steps))}}/{self.steps}  {shown}  "
+                  f"{left:4.0f} s left", flush=True)
+
+    def save(self, step, optimizer):
+        """`step` steps are taken: keep the optimizer's state, and write the file if it is time."""
+        now = time.monotonic()
+        self.step, self.optimizer = step, optimizer
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        due = self.seconds - self.saved_at > max(SAVE_EVERY, 20 * self.cost)
+        if self.folder and (due or step == self.steps):
+            write(self.path, self)
+            self.cost, self.saved_at = time.monotonic() - now, self.seconds
 
 
-def save(path, state):
-    """Write the state, behind its own digest. Of several processes the first alone writes."""
+# --------------------------------------------------------------------------- the file
+
+def write(path, stage):
+    """Save the stage: SHA-256 of the rest, number of steps (8 bytes), then what torch.save makes.
+    Of several processes the first alone writes."""
     if rank_and_size()[0] > 0:
         return
-    buffer = io.BytesIO()
-    torch.save({**vars(state), "model": state.model.state_dict()}, buffer)
-    content = buffer.getvalue()
-    files.write(os.path.dirname(path), {
-        os.path.basename(path): hashlib.sha256(content).digest() + content})
+    buffer = io.BytesIO(stage.step.to_bytes(8, "little"))
+    buffer.seek(8)
+    torch.save({"model": stage.model.state_dict(), **{k: getattr(stage, k) for k in KEPT}}, buffer)
+    content = buffer.getbuffer()
+    folder, name = os.path.split(path)
+    files.write(folder, {name: hashlib.sha256(content).digest() + content})
 
 
-def read(path):
-    """What `save` wrote to `path`, as a dict; None if there is nothing. A file that is not what was
-    saved there is named, deleted and as good as absent."""
+def read(path, device="cpu"):
+    """What `write` saved in `path`, as a dict. None if there is no such file; a file that is not
+    what was saved is named, deleted and ignored."""
     try:
         with open(path, "rb") as f:
             digest, content = f.read(32), f.read()
     except FileNotFoundError:
         return None
     if hashlib.sha256(content).digest() == digest:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    print(f"{path} is damaged: made anew", file=sys.stderr)
-    with contextlib.suppress(FileNotFoundError):
+        return torch.load(io.BytesIO(content[8:]), map_location=device, weights_only=True)
+    print(f"{path} is damaged: ignored and deleted", file=sys.stderr)
+    with contextlib.suppress(OSError):
         os.remove(path)
     return None
 
 
-def steps_done(path):
-    """How many steps the state saved in `path` has behind it; 0 if there is none."""
-    saved = read(path)
-    return saved["step"] if saved else 0
-
-
-def load(path, model):
-    """The State saved in `path`, with its weights in `model`, or None."""
-    saved = read(path)
-    if saved is None:
-        return None
-    model.load_state_dict(saved.pop("model"))
-    device = next(model.parameters()).device
-    for key, value in (saved["optimizer"] or {}).items():      # ngdiff.State's moments
-        if isinstance(value, list) and value and torch.is_tensor(value[0]):
-            saved["optimizer"][key] = [x.to(device) for x in value]
-    return State(model, **saved)
-
-
-def run(title, path, state, loop, steps):
-    """Drive `loop`, a generator that changes `state` and yields after each step, up to `steps`.
-
-    path: where the state is saved; None: nowhere. Prints a line every tenth of the way. Returns
-    the state.
-    """
-    agree(state.step)
-    if state.step >= steps:
-        print(f"{title:>8}  from {path}", flush=True)
-        return state
-    start, before, t0 = state.step, state.seconds, time.time()
-    saved_at = t0
-    try:
-        for _ in loop:
-            state.seconds = before + time.time() - t0
-            if state.step % max(1, steps // 10) == 0:
-                show(title, state, steps, (time.time() - t0) / (state.step - start))
-            if path and state.step < steps and time.time() - saved_at > SAVE_EVERY:
-                save(path, state)
-                saved_at = time.time()
-    except FloatingPointError as e:
-        raise FloatingPointError(f"{title}, step {state.step}: {e}: try a smaller --lr or "
-                                 "--train_lr") from None
-    if path and (state.step > start or state.stopped):
-        save(path, state)
-    return state
-
-
-def show(title, state, steps, seconds_a_step):
-    """One line: the step, the numbers of the last one, the time left."""
-    numbers = "  ".join(f"{k} {state.log[-1][k]:.4g}" for k in (
-        "loss", "loss_retain", "loss_forget", "cos", "lr") if state.log and k in state.log[-1])
-    print(f"{title:>8}  step {state.step:{len(str(steps))}}/{steps}  {numbers}  "
-          f"{seconds_a_step * (steps - state.step):4.0f} s left", flush=True)
+def steps_in(path):
+    """The number of steps that a file says it holds."""
+    with open(path, "rb") as f:
+        return int.from_bytes(f.read(40)[32:], "little")

@@ -132,11 +132,11 @@ def initial_model(config, tokenizer, rows):
     longest, where = sources.longest(tokenizer, rows)
     if not config.init:
         torch.manual_seed(config.seed)
-        size = config.n_layer, config.n_head, config.n_embd
+        size = config.n_layer, GPTConfig.n_head, config.n_embd
         return GPT(GPTConfig(tokenizer.n_vocab, longest, *size))
     model = from_gpt2(config.init)
     V, T = model.config.vocab_size, model.config.block_size
-    padded = config.tokenizer == "gpt2" and V > tokenizer.n_vocab
+    padded = V > tokenizer.n_vocab
     if not (tokenizer.n_vocab == V or padded) or longest > T:
         raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
                          f"but the data has {tokenizer.n_vocab} and {where} is {longest} long; "
