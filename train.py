@@ -11,12 +11,13 @@ the data and models of a run, and `main`, which joins them.
 import copy
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import harness       # first: it sets how torch's threads wait
 import torch
+from torch.optim.adamw import adamw
 
 import data
 import model as gpt
@@ -148,23 +149,22 @@ def train(stage, examples, config):
     forgotten unevenly.
     """
     model, steps, params = stage.model, stage.steps, list(stage.model.parameters())
-    optimizer = torch.optim.AdamW(params, lr=config.train_lr, betas=(0.9, 0.95),
-                                  weight_decay=config.weight_decay, fused=True)
-    if saved := stage.restore():             # a run that was killed: weights, step and log too
-        optimizer.load_state_dict(saved)
+    saved = stage.restore()                  # a run that was killed: weights, step and log too
+    m, v = saved or ([torch.zeros_like(p) for p in params] for _ in range(2))   # AdamW's moments
     order = data.shuffled(len(examples), config.train_batch, config.seed, stage.step)
     for step in range(stage.step, steps):
         warm_up, decay = (step + 1) / (0.1 * steps), (1 - step / steps) / 0.9
-        for group in optimizer.param_groups:
-            group["lr"] = config.train_lr * min(1, warm_up, decay)
+        lr = config.train_lr * min(1, warm_up, decay)
         batch = micro_batches([examples[i] for i in next(order)], config)
         loss, grad = ngdiff.loss_and_grad(loss_functions(model, batch, config), params, total)
-        for p, g in zip(params, grad):
-            p.grad = g
-        optimizer.step()
+        # torch's AdamW as a function: the class takes 2 s to load.
+        taken = [torch.tensor(float(step), device=config.device) for _ in params]
+        with torch.no_grad():
+            adamw(params, grad, m, v, [], taken, lr=lr, beta1=0.9, beta2=0.95, eps=1e-8,
+                  weight_decay=config.weight_decay, amsgrad=False, maximize=False, fused=True)
         if (step + 1) % max(1, steps // 10) == 0:        # rarely: .item() makes the CPU wait
             stage.record(step, loss=loss.item())
-        stage.save(step + 1, optimizer.state_dict())
+        stage.save(step + 1, [m, v])
 
 
 # --------------------------------------------------------------------------- unlearning
@@ -183,7 +183,7 @@ def unlearn(stage, target, examples, config):
         retain, forget = next(batches)
         measured = {}
         if config.level and step % LEVEL_EVERY == 0:
-            measured = measure_level(model, examples)
+            measured = measuring.level(model, examples)
             level = measured["level"]
         try:
             numbers = ngdiff.step(
@@ -214,17 +214,6 @@ def task_batches(target, examples, config, start):
         yield (micro_batches([examples["retain"][i] for i in retain], config),
                micro_batches([examples["forget"][i] for i in forget], config,
                              None if loss_target is None else loss_target[forget]))
-
-
-def measure_level(model, examples):
-    """What log.csv shows of the level: `level` itself, the model's mean loss on the holdout rows,
-    nats per answer token; the forget rows' spread about it; and their mean loss. The level drifts
-    as the model changes, so it is measured again and again."""
-    holdout, forget = (measuring.token_losses(model, examples[k]) for k in ("holdout", "forget"))
-    level = sum(x.sum() for x in holdout) / sum(map(len, holdout))
-    spread = (sum((x.mean() - level)**2 for x in forget) / len(forget))**0.5
-    plain = sum(x.sum() for x in forget) / sum(map(len, forget))
-    return {"level": float(level), "level_spread": float(spread), "loss_forget_set": float(plain)}
 
 
 # --------------------------------------------------------------------------- a run's data, models

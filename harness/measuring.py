@@ -19,7 +19,7 @@ def token_losses(model, examples, batch_size=256):
     fit = max(1, TOKENS_AT_ONCE // max((len(e.tokens) for e in examples), default=1))
     for indices in by_length(examples, min(batch_size, fit)):
         batch = collate([examples[i] for i in indices]).to(device)
-        losses = model.token_losses(batch).double().cpu().numpy()
+        losses = model.token_losses(batch).cpu().double().numpy()
         lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in indices]
         for i, row in zip(indices, np.split(losses, np.cumsum(lengths)[:-1])):
             out[i] = row
@@ -31,6 +31,16 @@ def measure_losses(model, examples):
     tokens = token_losses(model, examples)
     return {"loss": np.array([t.mean() for t in tokens]),
             "min_k": np.array([metrics.min_k_score(-t[:-1]) for t in tokens])}
+
+
+def level(model, examples):
+    """What log.csv shows of the level: `level` itself, the model's mean loss on the holdout rows,
+    nats per answer token; the forget rows' spread about it; and their mean loss. The level drifts
+    as the model changes, so it is measured again and again."""
+    holdout, forget = (token_losses(model, examples[k]) for k in ("holdout", "forget"))
+    mean, plain = (sum(x.sum() for x in some) / sum(map(len, some)) for some in (holdout, forget))
+    spread = (sum((x.mean() - mean)**2 for x in forget) / len(forget))**0.5
+    return {"level": float(mean), "level_spread": float(spread), "loss_forget_set": float(plain)}
 
 
 def generate(model, tokenizer, prompts, longest, batch_size=256):

@@ -34,7 +34,7 @@ class Stage:
     folder: str = ""           # where its files lie; "": it is kept in memory only
     made_of: dict = None       # all that it depends on, see `names.ingredients`
     step: int = 0              # steps taken
-    optimizer: dict = None     # the optimizer's own state; None before the first step
+    optimizer: object = None   # the optimizer's own state; None before the first step
     log: list = field(default_factory=list)     # a dict a step
     stopped: str = ""          # why it ended before its last step
     seconds: float = 0.0       # spent on the steps
