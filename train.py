@@ -260,11 +260,12 @@ def training_stage(run, title, threads):
 
 
 def train_one(run, title, threads, name):
-    """Train one of the two in a process of its own: what counts is the file that it writes."""
+    """Train and measure one of the two in a process of its own: the files that it writes count."""
     stage = training_stage(run, title, threads)
     if stage.name != name:
         raise processes.Refused("the code was edited while the command ran: start it again")
     train(stage, run.learned[title], run.config)
+    report.measured(run, stage)              # here, where both are measured side by side
 
 
 def train_both(run):

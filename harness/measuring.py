@@ -27,10 +27,10 @@ def token_losses(model, examples, batch_size=256):
 
 
 def measure_losses(model, examples):
-    """{"loss": L of each example (N,), "min_k": its Min-40% score (N,)}."""
+    """{"loss": L of each of the N examples, "min_k": its Min-40% score}."""
     tokens = token_losses(model, examples)
-    return {"loss": np.array([t.mean() for t in tokens]),
-            "min_k": np.array([metrics.min_k_score(-t[:-1]) for t in tokens])}
+    return {"loss": [t.mean() for t in tokens],
+            "min_k": [metrics.min_k_score(-t[:-1]) for t in tokens]}
 
 
 def level(model, examples):
@@ -62,10 +62,10 @@ def measured_rows(rows):
 
 
 def measure(model, tokenizer, rows):
-    """What a model does on one set of rows (those of `measured_rows`): a dict of `loss` (N,),
-    `min_k` (N,), `prompts`, `gold` and `answers` (N strings each: question, gold answer, the
-    model's greedy one, which may be as long as the longest gold one), `rouge` (N,) (ROUGE-L
-    recall); and, with wrong answers, `loss_wrong` (N lists) and `log_ratio` (N,).
+    """What a model does on one set of rows (those of `measured_rows`): a dict of lists
+    with an item a row: `loss`, `min_k`, `prompts`, `gold` and `answers` (question, gold answer,
+    the model's greedy one, which may be as long as the longest gold one), `rouge` (ROUGE-L recall);
+    and, with wrong answers, `loss_wrong` (a list a row) and `log_ratio`.
     Cost: a forward pass over each row's answers and one generation a row."""
     rows = measured_rows(rows)
     examples = encode_rows(tokenizer, rows)
@@ -81,14 +81,14 @@ def measure(model, tokenizer, rows):
         out["loss_wrong"] = wrong_losses(model, tokenizer, rows)
         truth = [row.get("paraphrased_answer", row["answer"]) for row in rows]
         out["log_ratio"] = metrics.log_truth_ratio(answer_losses(model, tokenizer, rows, truth),
-                                           out["loss_wrong"])
+                                           out["loss_wrong"]).tolist()
     return out
 
 
 def answer_losses(model, tokenizer, rows, answers):
-    """L of one answer to each row's question, (N,)."""
+    """L of one answer to each row's question, N floats."""
     pairs = [encode(tokenizer, row["question"], a) for row, a in zip(rows, answers)]
-    return np.array([t.mean() for t in token_losses(model, pairs)])
+    return [t.mean() for t in token_losses(model, pairs)]
 
 
 def wrong_losses(model, tokenizer, rows):
@@ -138,7 +138,7 @@ def summary(measured, retrained):
         out["forget_quality"], out["log10_forget_quality"] = metrics.forget_quality(
             measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
     if "holdout" in measured:
-        out["holdout_loss"] = float(measured["holdout"]["loss"].mean())
+        out["holdout_loss"] = float(np.mean(measured["holdout"]["loss"]))
         out |= membership(measured, retrained)
     return out
 
@@ -158,7 +158,7 @@ def summary_of_set(name, m):
         mean = metrics.truth_ratio_forget if name == "forget" else metrics.truth_ratio_retain
         out["truth_ratio"] = mean(m["log_ratio"])
     if not facts:
-        out["loss"] = float(m["loss"].mean())
+        out["loss"] = float(np.mean(m["loss"]))
     return out
 
 

@@ -13,8 +13,9 @@ from importlib.metadata import version
 import torch
 from matplotlib.figure import Figure
 
-import data
 from harness import files, flags, measuring, muse, names, sources, weights
+from harness.stages import kept
+from model import GPT
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
                "lr", "fits", "status", "probed", "slope", "curvature", "level", "level_spread",
@@ -33,6 +34,20 @@ def evaluate(model, tokenizer, rows):
                 for name, some in rows.items()}
     except ValueError as e:
         raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
+
+
+def measured(run, stage):
+    """`evaluate` of a stage's model: from the cache if it was measured before. It is measured with
+    as many threads as the model was made with: so its numbers do not depend on who asks first."""
+    made_of = names.ingredients((evaluate, GPT), run.config, run.rows, model=stage.name,
+                                step=stage.step)
+    path = os.path.join(run.config.cache, f"measured-{names.digest(made_of)}.json")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(stage.made_of["threads"])
+    try:
+        return kept(path, evaluate, stage.model, run.tokenizer, run.rows)
+    finally:
+        torch.set_num_threads(threads)
 
 
 # --------------------------------------------------------------------------- text
@@ -172,26 +187,26 @@ def finish(run, stages, started):
     monotonic time when the command began its work.
     """
     config, last, t0 = run.config, stages[run.config.method], time.monotonic()
-    measured = {name: evaluate(s.model, run.tokenizer, run.rows) for name, s in stages.items()}
-    results = {name: measuring.summary(m, measured["retrain"]) for name, m in measured.items()}
+    found = {name: measured(run, stage) for name, stage in stages.items()}
+    results = {name: measuring.summary(m, found["retrain"]) for name, m in found.items()}
     stopped = last.stopped or f"after {config.steps} steps"
     seconds = {"target": stages["target"].seconds, "retrain": stages["retrain"].seconds,
                "unlearn": last.seconds, "evaluate": time.monotonic() - t0}
     torch.save(weights.to_gpt2(last.model), saved := io.BytesIO())
     picture = png(curves(last.log, results, config.method), 110)
-    names_of = [name for name, m in measured[config.method].items()
+    names_of = [name for name, m in found[config.method].items()
                 if name != "holdout" and "prompts" in m]
     seconds["total"] = time.monotonic() - started
     text = lambda x: (x if isinstance(x, str) else json.dumps(x, indent=1)).encode()
     files.write(config.out, {
         "config.json": text(about(run, stages, saved.getvalue())),
         "log.csv": text(log_csv(last.log)),
-        "samples.txt": text("\n".join(samples(measured, name) for name in names_of) + "\n"),
+        "samples.txt": text("\n".join(samples(found, name) for name in names_of) + "\n"),
         "curves.png": picture, "model.pt": saved.getvalue(),
         "results.json": text({"config": asdict(config), "seconds": seconds, "steps": last.step,
                               "stopped": stopped, "models": results})}, remove=LATER)
     print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n")
-    print("\n".join(samples(measured, name, 1) for name in names_of if name != "real_authors"))
+    print("\n".join(samples(found, name, 1) for name in names_of if name != "real_authors"))
     for name in filter(run.rows.get, names_of):
         if (n := len(measuring.measured_rows(run.rows[name]))) < len(run.rows[name]):
             print(f"{name}: measured on those {n} of {len(run.rows[name])} rows that have wrong "

@@ -8,6 +8,7 @@ import contextlib
 import glob
 import hashlib
 import io
+import json
 import math
 import os
 import sys
@@ -102,42 +103,59 @@ class Stage:
         self.seconds, self.clock = self.seconds + now - self.clock, now
         due = self.seconds - self.saved_at > max(SAVE_EVERY, 20 * self.cost)
         if self.folder and (due or step == self.steps):
-            write(self.path, self)
+            write(self)
             self.cost, self.saved_at = time.monotonic() - now, self.seconds
 
 
-# --------------------------------------------------------------------------- the file
+# --------------------------------------------------------------------------- the files
 
-def write(path, stage):
-    """Save the stage: SHA-256 of the rest, number of steps (8 bytes), then what torch.save makes.
-    Of several processes the first alone writes."""
-    if rank_and_size()[0] > 0:
-        return
+def write(stage):
+    """Save the stage in its file: the number of steps (8 bytes), then what torch.save makes."""
     buffer = io.BytesIO(stage.step.to_bytes(8, "little"))
     buffer.seek(8)
     torch.save({"model": stage.model.state_dict(), **{k: getattr(stage, k) for k in KEPT}}, buffer)
-    content = buffer.getbuffer()
-    folder, name = os.path.split(path)
-    files.write(folder, {name: hashlib.sha256(content).digest() + content})
+    write_sealed(stage.path, buffer.getbuffer())
 
 
 def read(path, device="cpu"):
-    """What `write` saved in `path`, as a dict. None if there is no such file; a file that is not
-    what was saved is named, deleted and ignored."""
+    """What `write` saved in `path`, as a dict; None if there is nothing whole."""
+    content = read_sealed(path)
+    return content and torch.load(io.BytesIO(content[8:]), map_location=device, weights_only=True)
+
+
+def steps_in(path):
+    """The number of steps that a stage's file says it holds."""
+    with open(path, "rb") as f:
+        return int.from_bytes(f.read(40)[32:], "little")
+
+
+def kept(path, make, *args):
+    """make(*args), as JSON has it: from the file `path`, or made and put there."""
+    if content := read_sealed(path):
+        return json.loads(content)
+    content = json.dumps(make(*args), default=list).encode()      # of arrays too
+    write_sealed(path, content)
+    return json.loads(content)
+
+
+def write_sealed(path, content):
+    """Write bytes behind their own SHA-256. Of several processes the first alone writes."""
+    if rank_and_size()[0] == 0:
+        folder, name = os.path.split(path)
+        files.write(folder, {name: hashlib.sha256(content).digest() + content})
+
+
+def read_sealed(path):
+    """What `write_sealed` wrote, or None if there is no such file. A file that is not what was
+    written is named, deleted and ignored."""
     try:
         with open(path, "rb") as f:
             digest, content = f.read(32), f.read()
     except FileNotFoundError:
         return None
     if hashlib.sha256(content).digest() == digest:
-        return torch.load(io.BytesIO(content[8:]), map_location=device, weights_only=True)
+        return content
     print(f"{path} is damaged: ignored and deleted", file=sys.stderr)
     with contextlib.suppress(OSError):
         os.remove(path)
     return None
-
-
-def steps_in(path):
-    """The number of steps that a file says it holds."""
-    with open(path, "rb") as f:
-        return int.from_bytes(f.read(40)[32:], "little")
