@@ -11,8 +11,6 @@ from dataclasses import asdict
 from importlib.metadata import version
 
 import torch
-from matplotlib.figure import Figure
-
 from harness import files, flags, measuring, muse, names, sources, weights
 from harness.stages import kept
 from model import GPT
@@ -131,6 +129,7 @@ def png(fig, dpi=100):
 
 def curves(log, models, method):
     """A Figure: losses with their reference levels, learning rate, norms, cosine, by step."""
+    from matplotlib.figure import Figure      # here: it takes a second to load
     fig = Figure(figsize=(10, 7), layout="constrained")
     (ax_loss, ax_lr), (ax_norm, ax_cos) = fig.subplots(2, 2)
     column = lambda key, some=log: [row.get(key) for row in some]
