@@ -11,6 +11,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 
 import torch
+
 from harness import files, flags, measuring, muse, names, sources, weights
 from harness.stages import kept
 from model import GPT
