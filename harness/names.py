@@ -94,6 +94,7 @@ def definitions(module):
             names = {node.name}
         elif isinstance(node, IMPORTS):
             names = {alias.asname or alias.name.split(".")[0] for alias in node.names}
+            names |= set(definitions(node.module)) if "*" in names else set()
         else:
             names = changed(node)
             if not assigned(node) and "__name__" not in names:
@@ -156,8 +157,8 @@ def resolved(module, words):
 def imported(node, words):
     """(module, what is left of the words) where an import statement binds the first of them."""
     for alias in node.names:
-        if isinstance(node, ast.ImportFrom) and words[0] == (alias.asname or alias.name):
-            return node.module, [alias.name, *words[1:]]
+        if isinstance(node, ast.ImportFrom) and (alias.asname or alias.name) in ("*", words[0]):
+            return node.module, [alias.name if alias.asname else words[0], *words[1:]]
         if alias.asname == words[0]:
             return alias.name, words[1:]
         if not alias.asname and alias.name.split(".")[0] == words[0]:
