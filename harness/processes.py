@@ -80,7 +80,7 @@ def unpacked(content):
     """A worker's job. As bytes: torch would hand over tensors by a socket in TMPDIR, whose path may
     have 107 letters at most."""
     function, job = pickle.loads(content)
-    return function(*job)
+    return pickle.dumps(function(*job))
 
 
 def side_by_side(function, jobs, workers, threads):
@@ -97,7 +97,7 @@ def side_by_side(function, jobs, workers, threads):
         futures = {pool.submit(unpacked, pickle.dumps((function, job))): i
                    for i, job in enumerate(jobs)}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield futures[future], pickle.loads(future.result())
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()
