@@ -16,7 +16,7 @@ import torch
 import ngdiff
 import train
 from conftest import SMALL, code_of, go, numbers, ready, rows
-from harness import files, measuring, processes, stages
+from harness import files, measuring, processes, report, stages
 from tests import kills
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "no_drawing")
@@ -41,7 +41,7 @@ def interrupt_at(patch, module, name, count):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
     patch.setattr(module, name, call)
-    patch.setattr(stages, "SAVE_EVERY", 0)
+    kills.save_every_step(lambda *args: patch.setattr(*args, raising=False))
 
 
 def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, monkeypatch):
@@ -249,6 +249,7 @@ def test_commands_at_once_killed_or_not_end_as_if_alone(plain, tmp_path, monkeyp
     """Three in one folder, with a worker each: the first is killed, the second terminated (both
     take their workers along), the third, with other flags, ends; then the first is given again."""
     monkeypatch.undo()
+    monkeypatch.setattr(report, "png", lambda *_: b"")
     killed, terminated, other = commands = [kills.start(tmp_path, *words) for words in (
         [], ["--seed", "1"], ["--steps", "3", "--out", "other"])]
     workers = [pid for command in commands[:2] for pid in until(lambda: workers_of(command))]
