@@ -254,8 +254,8 @@ def training_stage(run, title, threads):
     """The Stage that trains the target or the retrained model, before it begins."""
     examples, config, model = run.learned[title], run.config, copy.deepcopy(run.initial)
     steps = max(1, round(config.epochs * -(-len(examples) // config.train_batch)))
-    made_of = names.ingredients((train, gpt.GPT), config, examples, steps=steps, threads=threads,
-                                initial=names.weights_digest(model))
+    made_of = names.ingredients((train, gpt.GPT, Stage), config, examples, steps=steps, threads=threads,
+                                initial=names.model_digest(model))
     return Stage(title, steps, model, config.cache, made_of)
 
 
@@ -287,7 +287,7 @@ def unlearned(run, target):
     """The Stage of the unlearned model, from the target's. The number of steps is no part of its
     name: step t does not depend on it."""
     config, model = run.config, copy.deepcopy(target.model)
-    made_of = names.ingredients((unlearn, gpt.GPT), config, run.examples, target=target.name,
+    made_of = names.ingredients((unlearn, gpt.GPT, Stage), config, run.examples, target=target.name,
                                 threads=torch.get_num_threads())
     stage = Stage(config.method, config.steps, model, config.cache, made_of)
     unlearn(stage, target.model, run.examples, config)

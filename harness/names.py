@@ -16,6 +16,8 @@ import torch
 
 from harness.processes import rank_and_size
 
+IMPORTS = ast.Import, ast.ImportFrom
+AT_IMPORT = "at import"      # in place of a name: statements that may change anything
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -25,10 +27,11 @@ def digest(value):
     return hashlib.sha256(content).hexdigest()[:20]
 
 
-def weights_digest(model):
-    """The `digest` of a model's tensors and of their names."""
-    state = model.state_dict()
-    return digest([[name, digest(w.cpu().numpy().tobytes())] for name, w in state.items()])
+def model_digest(model):
+    """The `digest` of a model's tensors, their names, and the sizes that no tensor's shape tells
+    (n_head)."""
+    tensors = [[name, digest(w.cpu().numpy().tobytes())] for name, w in model.state_dict().items()]
+    return digest([vars(model.config), *tensors])
 
 
 def ingredients(starts, config, data, **others):
@@ -55,7 +58,8 @@ def module_of(function):
 @cache
 def reach(starts):
     """({"module.name": digest of its source}, {names of settings}) reached from `starts`, pairs of
-    a module and a name in it. A setting is read as `config.name`."""
+    a module and a name in it. A setting may be read from any variable (config.lr, cfg.lr), but
+    self.steps and stage.steps are a Stage's own."""
     todo, code, settings = list(starts), {}, set()
     while todo:
         module, name = todo.pop()
@@ -63,16 +67,18 @@ def reach(starts):
             continue
         nodes = definitions(module)[name]
         code[f"{module}.{name}"] = digest([ast.dump(node) for node in nodes])
+        todo.append((module, AT_IMPORT))
         for words in (words for node in nodes for words in mentions(node)):
             todo += resolved(module, words)
-            settings |= {b for a, b in zip(words, words[1:]) if a == "config"}
+            if not any(isinstance(n, IMPORTS) for n in definitions(module).get(words[0], ())):
+                settings |= {b for a, b in zip(words, words[1:]) if a not in ("self", "stage")}
     return code, settings
 
 
 @cache
 def definitions(module):
     """{name: the statements at the top of a module that define or change it}; {} if the module is
-    none of the project."""
+    none of the project. Statements that do more than define go under AT_IMPORT too."""
     path = os.path.join(ROOT, *module.split("."))
     path = path + ".py" if os.path.isfile(path + ".py") else os.path.join(path, "__init__.py")
     if not os.path.isfile(path):
@@ -86,20 +92,39 @@ def definitions(module):
     for node in tree.body[bool(ast.get_docstring(tree, False)):] + imports_inside(tree):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             names = {node.name}
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+        elif isinstance(node, IMPORTS):
             names = {alias.asname or alias.name.split(".")[0] for alias in node.names}
-        else:               # an assignment, or a statement that may change what it names
-            names = {n.id if isinstance(n, ast.Name) else n.name for n in ast.walk(node)
-                     if isinstance(n, (ast.Name, ast.FunctionDef, ast.ClassDef))}
+            names |= set(definitions(node.module)) if "*" in names else set()
+        else:
+            names = changed(node)
+            if not assigned(node) and "__name__" not in names:
+                names.add(AT_IMPORT)
         for name in names:
             found.setdefault(name, []).append(node)
     return found
 
 
+def assigned(node):
+    """The names that a statement gives values to, if it does nothing else: those of X = 1, but none
+    of x.y = 1 or X.append(1)."""
+    targets = node.targets if isinstance(node, ast.Assign) else \
+        [node.target] if isinstance(node, ast.AnnAssign) else []
+    inside = [n for target in targets for n in ast.walk(target)]
+    other = any(isinstance(n, (ast.Attribute, ast.Subscript)) for n in inside)
+    return set() if other else {n.id for n in inside if isinstance(n, ast.Name)}
+
+
+def changed(node):
+    """The names that a statement may define or change: any in it, if it calls something."""
+    if assigned(node) and not any(isinstance(n, ast.Call) for n in ast.walk(node)):
+        return assigned(node)
+    return {n.id if isinstance(n, ast.Name) else n.name for n in ast.walk(node)
+            if isinstance(n, (ast.Name, ast.FunctionDef, ast.ClassDef))}
+
+
 def imports_inside(tree):
     """The import statements inside functions."""
-    return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))
-            and node not in tree.body]
+    return [node for node in ast.walk(tree) if isinstance(node, IMPORTS) and node not in tree.body]
 
 
 def mentions(node):
@@ -115,29 +140,26 @@ def mentions(node):
 
 
 def resolved(module, words):
-    """The (module, name) pairs of the project that a dotted name in `module` means: one, or all of
-    a module that is named without a part of it, or none."""
+    """The (module, name) pairs of the project that a dotted name in `module` may mean: all of a
+    module that is named without a part of it."""
+    found = []
     for node in definitions(module).get(words[0], ()):
-        if isinstance(node, ast.Import):
-            target, rest = imported(node, words)
-        elif isinstance(node, ast.ImportFrom):
-            name = next(a.name for a in node.names if (a.asname or a.name) == words[0])
-            target, rest = node.module, [name, *words[1:]]
-        else:
-            return [(module, words[0])]
+        if not isinstance(node, IMPORTS):
+            found.append((module, words[0]))
+            continue
+        target, rest = imported(node, words)
         while rest and definitions(f"{target}.{rest[0]}"):           # a module in a package
             target, rest = f"{target}.{rest[0]}", rest[1:]
-        names = rest[:1] or definitions(target)
-        return [(target, name) for name in names]
-    return []
+        found += [(target, name) for name in rest[:1] or definitions(target)]
+    return found
 
 
 def imported(node, words):
-    """(module, what is left of the words) where `import module` or `import module as x` binds the
-    first of them."""
+    """(module, what is left of the words) where an import statement binds the first of them."""
     for alias in node.names:
-        parts = alias.name.split(".")
+        if isinstance(node, ast.ImportFrom) and (alias.asname or alias.name) in ("*", words[0]):
+            return node.module, [alias.name if alias.asname else words[0], *words[1:]]
         if alias.asname == words[0]:
             return alias.name, words[1:]
-        if not alias.asname and parts[0] == words[0]:
-            return parts[0], words[1:]
+        if not alias.asname and alias.name.split(".")[0] == words[0]:
+            return words[0], words[1:]

@@ -1,6 +1,7 @@
 """More than one process: torchrun's, which share every batch, and jobs side by side."""
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -75,6 +76,13 @@ def prepare_worker(threads):
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
+def unpacked(content):
+    """A worker's job. As bytes: torch would hand over tensors by a socket in TMPDIR, whose path may
+    have 107 letters at most."""
+    function, job = pickle.loads(content)
+    return pickle.dumps(function(*job))
+
+
 def side_by_side(function, jobs, workers, threads):
     """Yield (i, function(*jobs[i])) as they end, from `workers` processes of `threads` threads.
 
@@ -86,9 +94,10 @@ def side_by_side(function, jobs, workers, threads):
     pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"),
                                prepare_worker, (threads,))
     try:
-        futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
+        futures = {pool.submit(unpacked, pickle.dumps((function, job))): i
+                   for i, job in enumerate(jobs)}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield futures[future], pickle.loads(future.result())
     except BaseException:
         for process in list((pool._processes or {}).values()):
             process.terminate()

@@ -1,98 +1,18 @@
-"""The project's root on the import path; a second pytest; what several files use."""
-import multiprocessing
-import os
-import queue
+"""What several files use: a small run, made once, and commands in this process."""
+import csv
+import json
 import signal
-import sys
-import threading
+from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import train
+from harness import flags, processes, report
 
-from harness import processes, report  # noqa: E402 (found by the line above)
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = "--tiny --authors 10 --epochs 10 --n_layer 1 --n_embd 16 --steps 12".split()
 
-
-# ---- two cores: a second pytest runs these files, and the first one shows what it reports
-
-SECOND = ("test_assignments.py", "test_experiments.py", "test_theory.py")
-RECEIVED = pytest.StashKey()       # a queue of what the second sends
-REPORTS = pytest.StashKey()        # {test: its reports so far}
-
-
-class Sender:
-    """A plugin of the second pytest: sends each report."""
-
-    def __init__(self, pipe):
-        self.pipe = pipe
-
-    def pytest_collection_finish(self, session):
-        self.config = session.config
-
-    def pytest_runtest_logreport(self, report):
-        self.pipe.send(self.config.hook.pytest_report_to_serializable(config=self.config,
-                                                                      report=report))
-
-
-def second_pytest(folder, tests, pipe):
-    processes.prepare_worker(1)
-    os.chdir(folder)
-    for stream in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-    pytest.main(["-q", *tests], plugins=[Sender(pipe)])
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name in SECOND)
-
-
-def pytest_collection_finish(session):
-    """Starts the second pytest, unless one of the two would have nothing to do."""
-    second = [item.nodeid for item in session.items if item.path.name in SECOND]
-    option = session.config.option
-    alone = option.collectonly or option.usepdb or \
-        any(isinstance(plugin, Sender) for plugin in session.config.pluginmanager.get_plugins())
-    if alone or len(second) in (0, len(session.items)):
-        return
-    start = multiprocessing.get_context("spawn")
-    receiver, sender = start.Pipe(duplex=False)
-    process = start.Process(target=second_pytest, args=(os.getcwd(), second, sender))
-    process.start()
-    sender.close()                 # the second's end alone is left: recv ends when that one does
-    received = session.config.stash[RECEIVED] = queue.Queue()
-    session.config.stash[REPORTS] = {}
-    threading.Thread(target=drain, args=(receiver, received), daemon=True).start()
-    session.config.add_cleanup(process.kill)
-
-
-def drain(receiver, received):
-    """A pipe holds little: unless it is read, the second pytest gets stuck."""
-    try:
-        while True:
-            received.put(receiver.recv())
-    except (EOFError, OSError):
-        received.put(None)
-
-
-def pytest_runtest_protocol(item):
-    received = item.config.stash.get(RECEIVED, None)
-    if received is None or item.path.name not in SECOND:
-        return None                # as any other test
-    reports = item.config.stash[REPORTS]
-    while not any(r.when == "teardown" for r in reports.get(item.nodeid, ())):
-        if (data := received.get()) is None:
-            pytest.exit(f"the second pytest ended before {item.nodeid}", 1)
-        report = item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
-        reports.setdefault(report.nodeid, []).append(report)
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in reports[item.nodeid]:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-
-
-# ---- what several files use
 
 def in_turn(function, jobs, workers, threads):
     """processes.side_by_side without processes; backwards, as if the last job ended first."""
@@ -115,3 +35,47 @@ def in_this_process(monkeypatch):
 def no_drawing(monkeypatch):
     """No picture: it takes longer than a small run."""
     monkeypatch.setattr(report, "png", lambda *_: b"")
+
+
+def ready(folder, *words, base=SMALL):
+    """The train.Run of a command, before its first stage."""
+    argv = [*base, "--cache", str(folder), "--out", str(folder / "out"), *map(str, words)]
+    return train.prepare(flags.parse(train.Config, argv, train.__doc__))
+
+
+def code_of(argv):
+    """The exit code of a command."""
+    try:
+        train.main([str(word) for word in argv])
+    except SystemExit as e:
+        return e.code
+    return 0
+
+
+def go(cache, out, *words, base=SMALL):
+    """A command in the folder `out`: (exit code, results.json or None)."""
+    code = code_of([*base, "--cache", cache, "--out", out, *words])
+    path = Path(out) / "results.json"
+    return code, json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def numbers(results):
+    return {k: results[k] for k in ("steps", "stopped", "models")}
+
+
+def rows(path):
+    with open(path, encoding="utf-8", newline="") as f:
+        return list(csv.DictReader(f))
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """A run that was never interrupted: (cache, run folder, results)."""
+    cache, out = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "side_by_side", in_turn)
+        patch.setattr(signal, "signal", lambda *_: None)
+        torch.set_num_threads(1)
+        code, results = go(cache, out)
+    assert code == 0
+    return cache, out, results

@@ -1,0 +1,316 @@
+"""Names: an edit that a stage reaches gives it another name, and no other edit does. The edits are
+generated; which code a stage runs is found without names.py, by watching it run."""
+import ast
+import itertools
+import sys
+import types
+from collections import Counter
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+import train
+from harness import names
+from conftest import ROOT, ready
+
+STARTS = {"training": (("train", "train"), ("model", "GPT"), ("harness.stages", "Stage")),
+          "unlearning": (("train", "unlearn"), ("model", "GPT"), ("harness.stages", "Stage"))}
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
+           for p in [*ROOT.glob("*.py"), *ROOT.glob("harness/*.py")]}
+RUN = "--tiny --authors 10 --epochs 1e-9 --n_embd 16 --n_layer 1 --steps 1".split()
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory, plain):
+    """{stage: {"module.name"} of the functions and classes that it runs and the constants that
+    these read}: their names in Python's bytecode."""
+    path, seen = tmp_path_factory.mktemp("watched"), {"training": set(), "unlearning": set()}
+    module_of = {str(p): name for name, p in MODULES.items()}
+
+    def run(stage, function):
+        def look(frame, event, argument):
+            code, scope = frame.f_code, frame.f_globals
+            if event == "call" and (module := module_of.get(code.co_filename)):
+                seen[stage].add(f"{module}.{code.co_qualname.split('.')[0]}")
+                owners = [(module, scope)] + [(v.__name__, vars(v)) for k in code.co_names if
+                                              isinstance(v := scope.get(k), types.ModuleType)]
+                seen[stage].update(f"{m}.{k}" for m, names_ in owners if m in MODULES
+                                   for k in code.co_names if isinstance(
+                                       names_.get(k), (int, float, str, tuple, dict, list)))
+        sys.setprofile(look)
+        try:
+            return function()
+        finally:
+            sys.setprofile(None)
+    for flags in "--optimizer adam --level", "--method npo":
+        job = ready(path, *flags.split(), base=RUN)
+        target = train.training_stage(job, "target", 1)
+        run("training", lambda: train.train(target, job.learned["target"], job.config))
+        names.ingredients((train.unlearn, train.gpt.GPT, train.Stage), job.config, [])    # cached
+        run("unlearning", lambda: train.unlearned(job, target))
+    return {stage: {x for x in found if x != "train.unlearned" and "names" not in x}
+            for stage, found in seen.items()}
+
+
+class Project:
+    """A copy of the project that can be edited."""
+
+    def __init__(self, folder):
+        self.folder, self.known, self.dumped = folder, {}, {}
+        self.read, self.dump = names.definitions.__wrapped__, ast.dump
+        self.base = self.code({module: path.read_text("utf-8") for module, path in MODULES.items()})
+
+    def code(self, texts):
+        """{stage: the code that it reaches}, with these modules' texts."""
+        for module, text in texts.items():
+            path = self.folder / MODULES[module].relative_to(ROOT)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, "utf-8")
+            self.known.pop(module, None)
+        with pytest.MonkeyPatch.context() as patch:          # nothing is read, or dumped, twice
+            patch.setattr(names, "ROOT", str(self.folder))
+            patch.setattr(names, "definitions", lambda module: self.known.get(module) or
+                          self.known.setdefault(module, self.read(module)))
+            patch.setattr(ast, "dump", lambda node: self.dumped.get(node) or
+                          self.dumped.setdefault(node, self.dump(node)))
+            return {stage: names.reach.__wrapped__(starts)[0] for stage, starts in STARTS.items()}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+def edits(text):
+    """Every edit of one module, as (kind, name at the top that it is in, (start, end, new text)):
+    of each module constant and class attribute, each default argument, each function's body."""
+    for top in ast.parse(text).body:
+        name = getattr(top, "name", None) or next(
+            (n.id for n in ast.walk(top) if isinstance(n, ast.Name)), "")
+        for node in ast.walk(top):
+            if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value and (
+                    node is top or node in getattr(top, "body", ())):
+                yield "constant", name, around(text, node.value, "(", ", 0)")
+            if isinstance(node, ast.FunctionDef):
+                at = node.body[bool(ast.get_docstring(node)) and len(node.body) > 1]
+                yield "function", name, around(text, at, "0\n" + " " * at.col_offset, "")
+                for value in filter(None, [*node.args.defaults, *node.args.kw_defaults]):
+                    yield "default", name, around(text, value, "(", ", 0)")
+
+
+def around(text, node, before, after):
+    lines = text.encode().splitlines(keepends=True)
+    at = lambda line, column: sum(map(len, lines[:line - 1])) + column
+    start, end = at(node.lineno, node.col_offset), at(node.end_lineno, node.end_col_offset)
+    return start, end, before.encode() + text.encode()[start:end] + after.encode()
+
+
+def edited(text, edits):
+    content = text.encode()
+    for start, end, new in sorted(edits, reverse=True):
+        content = content[:start] + new + content[end:]
+    return content.decode()
+
+
+def test_an_edit_of_any_code_that_a_stage_runs_gives_it_another_name(project, watched):
+    """Each constant, default argument and function body; a round edits each definition once."""
+    texts = {module: path.read_text("utf-8") for module, path in MODULES.items()}
+    todo, counts = {}, Counter()
+    for module, text in texts.items():
+        for kind, name, edit in edits(text):
+            todo.setdefault(f"{module}.{name}", []).append((module, kind, edit))
+    for stage, code in project.base.items():
+        assert watched[stage] <= set(code)
+    last = set()
+    for round_ in itertools.zip_longest(*(some for name, some in todo.items() if any(
+            name in code for code in project.base.values()))):
+        of = {module: [edit for m, _, edit in filter(None, round_) if m == module]
+              for module, _, _ in filter(None, round_)}
+        found = project.code({module: texts[module] for module in last - set(of)} |
+                             {module: edited(texts[module], some) for module, some in of.items()})
+        last, names_ = set(of), [n for n in todo if any(n in c for c in project.base.values())]
+        for name, edit in zip(names_, round_):
+            for stage, code in project.base.items():
+                changed = found[stage].get(name) != code.get(name)
+                assert changed == (edit is not None and name in code), (stage, name, edit)
+                counts[stage, edit and edit[1]] += changed
+    project.code(texts)
+    print({k: n for k, n in counts.items() if n})
+
+
+def test_another_direction_keeps_the_two_trained_models(project):
+    assert "ngdiff.direction" in project.base["unlearning"]
+    trained = set(project.base["training"])
+    assert not trained & {f"ngdiff.{x}" for x in (
+        "step", "direction", "coefficients", "autolr", "LR_RANGE", "METHODS", "update")}
+    assert not trained & {"train.unlearn", "train.LEVEL_EVERY", "harness.measuring.token_losses"}
+    assert not (trained | set(project.base["unlearning"])) & {f"train.{x}" for x in (
+        "main", "prepare", "training_stage", "train_both", "Config", "Run")}
+
+
+def test_what_no_stage_reaches_and_what_python_does_not_run_changes_no_name(project):
+    """Comments, white space and docstrings; the report, the flags, the readers of data, the
+    measures."""
+    texts, reached = {}, {name.rpartition(".")[0] for code in project.base.values() for name in code}
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and \
+                    ast.get_docstring(node) and len(node.body) > 1:
+                node.body[0].value = ast.Constant("Another docstring.")
+        texts[module] = "# A comment.\n\n" + ast.unparse(tree)
+        if module not in reached:
+            assert module not in ("train", "ngdiff", "model", "data")
+            texts[module] = edited(texts[module], [edit for kind, _, edit in edits(texts[module])
+                                                   if kind == "function"])
+    assert project.code(texts) == project.base
+
+
+# ---- forms of code in which an edit could hide: (a.py, b.py, edited or not edited, its new text).
+# The stage is a.f; other.py and pkg/c.py hold one function.
+
+F = "import b\ndef f():\n    return b.g()\n"
+FORMS = {
+    "import as": ("import b as x\ndef f(): x.g()", "def g(): 1", "1", "2"),
+    "from import as": ("from b import g as h\ndef f(): h()", "def g(): 1", "1", "2"),
+    "star": ("from b import *\ndef f(): g()", "def g(): 1", "1", "2"),
+    "a module in a package": ("import pkg.c\ndef f(): pkg.c.g(b)\nimport b as b", "X = 1", "1", "2"),
+    "import inside": ("def f():\n    from b import g\n    g()", "def g(): 1", "1", "2"),
+    "two functions import one name": (
+        "def h():\n    from other import g\n    g()\ndef f():\n    from b import g\n    g()",
+        "def g(): 1", "1", "2"),
+    "import in try": ("try:\n    import b\nexcept ImportError:\n    b = None\ndef f(): b.g()",
+                      "def g(): 1", "1", "2"),
+    "a module passed on": ("import b\ndef f(): vars(b)", "def g(): 1", "1", "2"),
+    "append": (F, "X = []\nX.append(1)\ndef g(): X", "1", "2"),
+    "a key": (F, "X = {}\nX['k'] = 1\ndef g(): X", "1", "2"),
+    "augmented": (F, "X = 3\nX += 1\ndef g(): X", "1", "2"),
+    "a loop": (F, "X = []\nfor i in 7, 1:\n    X.append(i)\ndef g(): X", "1", "2"),
+    "with": (F, "with o() as X:\n    Y = 1\ndef g(): Y", "1", "2"),
+    "a tuple": (F, "X, Y = 3, 1\ndef g(): Y", "1", "2"),
+    "a chain": (F, "X = Y = 1\ndef g(): Y", "1", "2"),
+    "a walrus": (F, "print(X := 1)\ndef g(): X", "1", "2"),
+    "annotated": (F, "X: int = 1\ndef g(): X", "1", "2"),
+    "a constant of a constant": (F, "X = 1\nY = (X, 3)\ndef g(): Y", "1", "2"),
+    "filled by a call": (F, "X = {}\nY = X.setdefault(3, 1)\ndef g(): X", "1", "2"),
+    "if": (F, "import os\nif os:\n    def g(): 1\nelse:\n    def g(): 3", "1", "2"),
+    "try": (F, "try:\n    def g(): 1\nexcept OSError:\n    g = None", "1", "2"),
+    "defined twice": (F, "def g(): 3\ndef g(): 1", "1", "2"),
+    "nested": (F, "def g():\n    def h():\n        return 1\n    return h", "1", "2"),
+    "lambda": (F, "h = lambda: 1\ndef g(): h()", "1", "2"),
+    "class body": (F, "class A:\n    x = 1\ndef g(): A.x", "1", "2"),
+    "method": (F, "class A:\n    def x(self): 1\ndef g(): A().x()", "1", "2"),
+    "base class": (F, "class A:\n    x = 1\nclass B(A):\n    y = 3\ndef g(): B.y", "1", "2"),
+    "decorator": (F, "def d(f): return 1\n@d\ndef g(): 3", "1", "2"),
+    "a decorator's argument": (F, "@d(1)\ndef g(): 3", "1", "2"),
+    "default": (F, "X = 1\ndef g(x=X): x", "1", "2"),
+    "f-string": (F, "X = 1\ndef g(): f'{X}'", "1", "2"),
+    "string with a quote's look": (F, "def g(): '''1'''; return '1'", "return '1'", "return '2'"),
+    "the module's own state": ("import b, torch\ntorch.default(1)\ndef f(): b.g()", "def g(): 3",
+                               "1", "2"),
+    "another module's constant": ("import b\nb.X = 1\ndef f(): b.g()", "X = 3\ndef g(): X", "1", "2"),
+    "a call at import": (F, "def h(): X[0] = 1\nX = {}\nh()\ndef g(): X", "1", "2"),
+    "del": (F, "X = [3, 4, 5]\ndel X[1]\ndef g(): X", "[1]", "[0]"),
+    "async": (F, "async def h(): 1\ndef g(): h()", "1", "2"),
+}
+HIDDEN = {
+    "another function": (F, "def g(): 3\ndef h(): 1", "1", "2"),
+    "another constant": (F, "X = 1\ndef g(): 3", "1", "2"),
+    "a constant that reads it": (F, "X = 3\nY = (X, 1)\ndef g(): X", "1", "2"),
+    "a caller": (F, "def g(): 3\ndef h(): g() + 1", "1", "2"),
+    "main": (F, "def g(): 3\nif __name__ == '__main__':\n    1", "1", "2"),
+    "an import": (F, "import os\ndef g(): 3", "import os", "import os, sys"),
+    "nested docstring": (F, "def g():\n    def h():\n        'a 1'\n        return 3\n    h", "1", "2"),
+    "parentheses": (F, "def g(): return 3 + 4", "3 + 4", "(3 +  4)"),
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS, *HIDDEN])
+def test_no_form_of_code_hides_an_edit(tmp_path, monkeypatch, form):
+    a, b, old, new = {**FORMS, **HIDDEN}[form]
+    (tmp_path / "pkg").mkdir()
+    for name, text in {"other": "def g(): 4", "pkg/__init__": "", "pkg/c": "def g(x): 4"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(names, "ROOT", str(tmp_path))
+    monkeypatch.setattr(names, "definitions", names.definitions.__wrapped__)
+    found = []
+    for change in (False, True):
+        for name, text in (("a", a), ("b", b)):
+            assert old in a + b
+            (tmp_path / f"{name}.py").write_text(text.replace(old, new) if change else text)
+        found.append(names.reach.__wrapped__((("a", "f"),))[0])
+    assert (found[0] != found[1]) == (form in FORMS)
+
+
+# ---- what else a name is made of
+
+class Begun(Exception):
+    """A stage that has its name, before its first step."""
+
+
+def stage_names(run):
+    """{"training": name, "unlearning": name}."""
+    target = train.training_stage(run, "target", 1)
+    with pytest.raises(Begun) as unlearning:
+        train.unlearned(run, target)
+    return {"training": target.name, "unlearning": unlearning.value.args[0].name}
+
+
+@pytest.fixture
+def begun(monkeypatch, tmp_path):
+    def restore(self):
+        raise Begun(self)
+    monkeypatch.setattr(train.Stage, "restore", restore)
+    return ready(tmp_path, base=RUN)
+
+
+BOTH, LATER, NEITHER = {"training", "unlearning"}, {"unlearning"}, set()
+SETTINGS = dict(       # field of Config: (another value, the stages whose names it changes)
+    tiny=(False, NEITHER), data=("muse", BOTH), forget=("forget01", NEITHER), authors=(11, BOTH),
+    documents=(3, NEITHER), seed=(1, BOTH), n_layer=(2, BOTH), n_embd=(32, BOTH),
+    init=("", NEITHER), epochs=(3, BOTH), train_batch=(8, BOTH), train_lr=(1e-4, BOTH),
+    weight_decay=(0.1, BOTH), method=("ga", LATER), level=(True, LATER), c=(0.5, LATER),
+    optimizer=("adam", LATER), lr=(0.5, LATER), lazy=(5, LATER), steps=(9, NEITHER),
+    batch=(7, LATER), micro_batch=(4, BOTH), out=("o", NEITHER), cache=("c", NEITHER),
+    device=("cuda", BOTH), dtype=("bfloat16", BOTH))
+
+
+def test_each_setting_changes_the_names_of_the_stages_that_read_it(begun, monkeypatch):
+    assert set(SETTINGS) == {f.name for f in fields(train.Config)}
+    base, moved = stage_names(begun), torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved(self, "cpu"))
+    for field, (value, expected) in SETTINGS.items():
+        run = train.prepare(replace(begun.config, **{field: value}))
+        found = stage_names(run._replace(config=replace(run.config, batch=(
+            value if field == "batch" else begun.config.batch))))
+        assert {stage for stage in base if found[stage] != base[stage]} == expected, field
+
+
+def test_so_do_rows_weights_sizes_threads_processes_and_torch(begun, monkeypatch):
+    base = stage_names(begun)
+    assert base == stage_names(begun)
+
+    def differ(stages_, run=begun):
+        found = stage_names(run)
+        return {stage for stage in base if found[stage] != base[stage]} == stages_
+    swapped = {name: some[::-1] for name, some in begun.learned.items()}
+    assert differ(BOTH, begun._replace(learned=swapped)), "in another order"
+    fewer = {**begun.examples, "holdout": begun.examples["holdout"][1:]}
+    assert differ(LATER, begun._replace(examples=fewer))
+    assert train.training_stage(begun, "target", 2).name != base["training"]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 99)
+        assert differ(LATER)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "another")
+        assert differ(BOTH)
+    with monkeypatch.context() as patch:
+        patch.setattr(names, "rank_and_size", lambda: (0, 2))
+        assert differ(BOTH)
+    begun.initial.config.n_head = 2                    # no weight's shape tells
+    assert differ(BOTH)
+    begun.initial.config.n_head = 4
+    with torch.no_grad():
+        begun.initial.lm_head.weight[0, 0] += 1e-6
+    assert differ(BOTH)
