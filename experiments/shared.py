@@ -83,9 +83,9 @@ def quietly(function, *args):
 
 def train_models(runs):
     """Train the target and the retrained model of each run into the cache."""
-    jobs = [(run, title, 1, stage.name) for run in runs for title in run.learned
-            if not (stage := train.training_stage(run, title, 1)).finished()]
-    side_by_side("models", train.train_one, jobs, runs[0].config.device)
+    jobs = {stage.name: (run, title, 1, stage.name) for run in runs for title in run.learned
+            if not (stage := train.training_stage(run, title, 1)).finished()}
+    side_by_side("models", train.train_one, list(jobs.values()), runs[0].config.device)
 
 
 def trained(run):

@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from harness import files, flags, measuring, names, processes, report
 from harness.stages import Stage
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "no_drawing")
-SMALL = ("--epochs 30 --train_batch 40 --train_lr 2e-2 --n_layer 1 --n_embd 32 --steps 6 "
+SMALL = ("--epochs 20 --train_batch 40 --train_lr 2e-2 --n_layer 1 --n_embd 32 --steps 6 "
          "--device cpu").split()
 
 
@@ -149,7 +150,7 @@ def test_a_seed_with_nothing_to_forget_ends_the_comparison(
     found = iter((target, retrain))
     monkeypatch.setattr(tradeoff, "look", lambda *_: tradeoff.Look(0, *next(found)))
     monkeypatch.setattr(tradeoff, "end", lambda *_: {})
-    with pytest.raises(FloatingPointError, match="--epochs") if ends else pytest.MonkeyPatch.context():
+    with pytest.raises(FloatingPointError, match="--epochs") if ends else nullcontext():
         assert tradeoff.references(run, trained).enough == 0.7
 
 
@@ -168,7 +169,8 @@ def test_a_look_is_rouge_and_probability_of_its_three_sets(run, trained):
     assert look.utility == pytest.approx(len(parts) / sum(1 / x for x in parts), rel=1e-5)
 
 
-def test_a_run_of_the_comparison_is_the_run_that_train_py_makes(run, trained, finished, monkeypatch):
+def test_a_run_of_the_comparison_is_the_run_that_train_py_makes(
+        run, trained, finished, monkeypatch):
     """Also where it is looked at on the way."""
     monkeypatch.setattr(tradeoff, "LOOK_EVERY", 4)
     out = tradeoff.outcome(run, trained)
@@ -189,21 +191,21 @@ def test_unlearning_looked_at_takes_the_same_steps(run, trained, change):
 
 
 def test_a_ruined_run_is_given_up_and_numbers_that_run_away_are_said(run, trained, monkeypatch):
+    out = tradeoff.outcome(changed(run, method="ga", lazy=0, lr=1e38), trained)
+    assert out.final is None and "loss_retain" in out.ran_away
+    assert [x.step for x in out.path] == [0] and tradeoff.area(out.path, 0.0) == 0
     monkeypatch.setattr(tradeoff, "LOOK_EVERY", 1)
     out = tradeoff.outcome(changed(run, method="ga", lazy=0, lr=1.0, steps=60), trained)
     left = [x.utility < 0.1 * out.path[0].utility for x in out.path]
     assert out.steps == out.path[-1].step < 60 and left == [False] * (len(left) - 1) + [True]
-    out = tradeoff.outcome(changed(run, method="ga", lazy=0, lr=1e38), trained)
-    assert out.final is None and "loss_retain" in out.ran_away
-    assert [x.step for x in out.path] == [0] and tradeoff.area(out.path, 0.0) == 0
 
 
 # ---- many runs
 
-def count_calls(run, stages):
+def count_calls(one, stages):          # `run` is the name of more in this file: it would be reached
     print("dropped")
-    count_calls.calls.append(run.config.lr)
-    return [run.config.lr, list(stages)]
+    count_calls.calls.append(one.config.lr)
+    return [one.config.lr, list(stages)]
 
 
 def test_results_are_in_order_and_made_once(run, monkeypatch, capsys):
@@ -255,16 +257,12 @@ def test_models_are_trained_once_and_are_those_of_train_py(run, tmp_path, capsys
 
 # ---- the comparison
 
-def test_the_comparison_takes_the_rates_of_flags_and_ranks_by_distance(
+def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
         finished, tmp_path, monkeypatch, capsys):
-    argv = ["--seeds", "1", "--only", "ngdiff, AutoLR", "gdiff 0.9", *finished[0], "--steps", "1",
+    argv = ["--seeds", "1", "--only", "gdiff 0.9", *finished[0], "--steps", "1",
             "--out", str(tmp_path)]
     compare.main(argv)
     done = saved(tmp_path / "compare.json")
-    for c in (v["config"] for v in done["variants"]):
-        assert c["lazy"] == (10 if c["method"] == "ngdiff" else 0), "nothing chosen"
-        rate = flags.RATES["gdiff 0.9"][2 * c["level"] + (c["optimizer"] == "adam")]
-        assert c["lr"] == (flags.FIRST_GUESS if c["lazy"] else rate)
     references = tradeoff.References(**done["references"]["0"])
     for v in done["variants"]:
         r = tradeoff.Outcome(**v["runs"][0])
@@ -273,7 +271,7 @@ def test_the_comparison_takes_the_rates_of_flags_and_ranks_by_distance(
     distances = [v["distances"] for v in done["variants"]]
     assert distances == sorted(distances), "ranked by distance"
     text = (tmp_path / "table.txt").read_text("utf-8")
-    assert text.strip() in capsys.readouterr().out and "8 runs" in text
+    assert text.strip() in capsys.readouterr().out and "4 runs" in text
     assert {p.name for p in tmp_path.iterdir()} == {"compare.json", "table.txt", "tradeoff.png"}
     monkeypatch.setattr(tradeoff, "look", None)            # interrupted, say, and started again
     compare.main(argv)
@@ -281,7 +279,12 @@ def test_the_comparison_takes_the_rates_of_flags_and_ranks_by_distance(
 
 
 def test_every_method_is_compared_with_sgd_and_adam_plain_and_where_it_can_with_the_level(run):
+    """At the rates of flags.py; NGDiff with AutoLR has nothing to choose."""
     some = compare.variants(run.config, list(compare.METHODS))
+    for c in (v.config for v in some if v.name in ("ngdiff, AutoLR", "gdiff 0.9")):
+        assert c.lazy == (10 if c.method == "ngdiff" else 0)
+        rate = flags.RATES["gdiff 0.9"][2 * c.level + (c.optimizer == "adam")]
+        assert c.lr == (flags.FIRST_GUESS if c.lazy else rate)
     kinds = {(v.name, v.config.optimizer, v.config.level) for v in some}
     assert len(kinds) == len(some) == 2 * len(compare.METHODS) + 2 * (len(compare.METHODS) - 3)
     assert {v.config.method for v in some} == set(train.METHODS)
@@ -376,23 +379,15 @@ def test_models_are_trained_for_each_value_that_needs_others(monkeypatch, tmp_pa
     monkeypatch.setattr(shared, "train_models", lambda runs: seen.update(models=runs))
     monkeypatch.setattr(shared, "results", lambda title, function, runs: (
         seen.update(runs=runs) or [{"ran away": "loss nan"}] * len(runs)))
-    ablate.main([name, "--authors", "20", "--out", str(tmp_path)])
+    ablate.main([name, "--authors", "40", "--out", str(tmp_path)])
     runs = seen["runs"]
     assert [{k: getattr(r.config, k) for k in case} for r, case in zip(runs, cases)] == cases
     assert seen["models"] == (runs if name in ("forget", "size") else runs[:1])
-    targets = {train.training_stage(r, "target", 1).name for r in runs}
-    assert len(targets) == len(seen["models"])
+    models = {tuple(train.training_stage(r, title, 1).name for title in r.learned) for r in runs}
+    assert len(models) == len(seen["models"])
 
 
 # ---- run folders
-
-def test_a_run_folder_tells_its_run_and_its_threads(folder, run):
-    torch.set_num_threads(2)
-    found, stages = folders.run_of(folder)
-    assert replace(found.config, out="") == replace(run.config, out="")
-    assert found.rows == run.rows and list(stages) == ["target", "retrain", "ngdiff"]
-    assert torch.get_num_threads() == 1, "the names of its models hold them"
-
 
 def test_what_is_no_run_folder_is_refused_by_name(folder):
     path, good = folder / "config.json", saved(folder / "config.json")
@@ -434,14 +429,6 @@ def test_another_model_than_the_runs_is_not_measured(folder, monkeypatch, capsys
         assert re.search(said, refused(capsys, module, argv))
 
 
-def test_a_complete_cache_is_read_and_nothing_is_written(folder, monkeypatch, capsys):
-    """As on a disk that can't be written to."""
-    monkeypatch.setattr(files, "write", None)
-    monkeypatch.setattr(files, "check_folder", None)
-    ask.main([str(folder), "Why?"])
-    assert capsys.readouterr().out.count("  from ") == 3
-
-
 def test_a_run_on_a_gpu_is_read_on_the_cpu_from_its_checkpoints(
         folder, finished, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -463,7 +450,11 @@ def test_a_run_on_a_gpu_is_read_on_the_cpu_from_its_checkpoints(
     assert capsys.readouterr().out.splitlines()[-4:] == answers
 
 
-def test_each_model_answers_each_question_on_a_line(folder, run, trained, capsys):
+def test_each_model_answers_each_question_on_a_line(folder, run, trained, monkeypatch, capsys):
+    """With the run's threads, which are in its models' names. Nothing is written: the cache may be
+    read-only."""
+    monkeypatch.setattr(files, "write", None)
+    monkeypatch.setattr(files, "check_folder", None)
     questions, expected = [run.rows[k][0]["question"] for k in ("forget", "world")], []
     stages = trained | {"ngdiff": train.unlearned(run, trained["target"])}
     for question in questions:
@@ -472,7 +463,9 @@ def test_each_model_answers_each_question_on_a_line(folder, run, trained, capsys
         for name, stage in stages.items():
             answer, = stage.model.generate([tokens], 99, run.tokenizer.eot_token)
             expected.append(f"{name:>12}: {' '.join(run.tokenizer.decode(answer).split())}")
+    torch.set_num_threads(2)
     ask.main([str(folder), *questions])
+    assert torch.get_num_threads() == 1
     assert capsys.readouterr().out.splitlines()[-len(expected):] == expected
 
 
@@ -524,18 +517,18 @@ def test_extraction_strength_of_a_model_that_knows_and_one_that_does_not(run):
 
 
 def test_an_audit_reports_every_model_and_learns_a_quarter_again(folder, run, capsys, monkeypatch):
-    seen, relearning, forget = [], audit.relearn, run.examples["forget"]
-    monkeypatch.setattr(train, "train", None)                     # the run's own models are read
+    seen, forget, curve = [], run.examples["forget"], [i / 100 for i in range(21)]
+    monkeypatch.setattr(train, "train_both", None)                # the run's own models are read
     monkeypatch.setattr(audit, "relearn", lambda model, known, other, device: (
-        seen.append((known, other)) or relearning(model, known, other, device)))
+        seen.append((known, other)) or curve))
     audit.main([str(folder)])
     audits, said = saved(folder / "audit.json"), capsys.readouterr().out
     assert seen == [(forget[::4], [e for i, e in enumerate(forget) if i % 4])] * 4
     assert list(audits) == ["target", "retrain", "ngdiff", "fresh"]
-    assert audits["target"]["relearn_prob 0"] > audits["fresh"]["relearn_prob 0"]
+    assert audits["target"]["forget_rouge float32"] > audits["fresh"]["forget_rouge float32"]
     for numbers in audits.values():
-        curve = numbers.pop("relearn_curve")
-        assert [numbers[f"relearn_prob {n}"] for n in (0, 10, 20, 40)] == curve[::5][:3] + curve[20:]
+        assert numbers.pop("relearn_curve") == curve
+        assert [numbers[f"relearn_prob {n}"] for n in (0, 10, 20, 40)] == [0, 0.05, 0.1, 0.2]
         assert all(name in said for name in numbers) and "forget_rouge rephrased" in numbers
     row = run.rows["forget"][0]
     assert audit.rephrased([row, {"question": "q", "answer": "a"}]) == [
@@ -589,8 +582,9 @@ def test_each_picture_is_drawn_from_the_cached_models(
 
 def test_each_rows_point_has_the_same_place_under_every_model():
     """From left to right as the first model, the target, knows them."""
-    pairs = {"target": (np.array([3, 1, 2]), np.ones(2)), "other": (np.array([6, 4, 5]), np.ones(2))}
-    lines = pictures.draw_rows(pairs).axes[0].lines          # forget, holdout and mean of each
+    losses = {"target": (np.array([3, 1, 2]), np.ones(2)),
+              "other": (np.array([6, 4, 5]), np.ones(2))}
+    lines = pictures.draw_rows(losses).axes[0].lines         # forget, holdout and mean of each
     assert [lines[i].get_ydata().tolist() for i in (0, 3)] == [[1, 2, 3], [4, 5, 6]]
 
 
