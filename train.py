@@ -283,14 +283,19 @@ def train_both(run):
     return stages
 
 
-def unlearned(run, target):
-    """The Stage of the unlearned model, from the target's. The number of steps is no part of its
-    name: step t does not depend on it."""
+def unlearning_stage(run, target):
+    """The Stage that unlearns, from the target's, before it begins. The number of steps is no part
+    of its name: step t does not depend on it."""
     config, model = run.config, copy.deepcopy(target.model)
     made_of = names.ingredients((unlearn, gpt.GPT, Stage), config, run.examples, target=target.name,
                                 threads=torch.get_num_threads())
-    stage = Stage(config.method, config.steps, model, config.cache, made_of)
-    unlearn(stage, target.model, run.examples, config)
+    return Stage(config.method, config.steps, model, config.cache, made_of)
+
+
+def unlearned(run, target):
+    """The Stage of the unlearned model, from the target's."""
+    stage = unlearning_stage(run, target)
+    unlearn(stage, target.model, run.examples, run.config)
     return stage
 
 

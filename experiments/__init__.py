@@ -1,4 +1,4 @@
-"""One script an experiment: python -m experiments.compare, .ablate, .audit, .ask, .norms.
+"""One script an experiment: python -m experiments.compare, .ablate, .audit, .ask, .pictures.
 
 README.md has the commands, what their columns mean, and the results.
 """

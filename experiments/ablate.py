@@ -4,7 +4,6 @@ NAME is lazy, lr, batch, steps, forget or size: one setting takes several values
 as the flags say. Prints a table with a line a value, and writes table.txt and ablate.json into
 --out (default: out/ablate-NAME). Runs share the machine, each with one thread.
 """
-import sys
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ import numpy as np
 
 import train
 from experiments import shared
-from experiments.forget_rows import row_losses
 from harness import flags, measuring, report
 
 CASES = {
@@ -32,7 +30,7 @@ class Ablation(NamedTuple):
     """What is to be run."""
     name: str
     out: str
-    configs: list        # a train.Config for each of CASES[name]
+    runs: list           # a train.Run for each of CASES[name]
 
 
 def ready(argv):
@@ -41,33 +39,34 @@ def ready(argv):
     parser.epilog = "All other flags are those of train.py."
     parser.add_argument("name", metavar="NAME", choices=list(CASES))
     name = parser.parse_args(argv[:1]).name
-    taken = {key for case in CASES[name] for key in case} | {"method", "autolr"}
+    taken = {key for case in CASES[name] for key in case} | {"method"}
     config = shared.parse(["--out", f"out/ablate-{name}", *argv[1:]], sorted(taken), __doc__)
-    configs = [replace(config, **case) for case in CASES[name]]
-    for each, case in zip(configs, CASES[name]):
-        flags.check(each, case)
-        shared.questions_only(train.prepare(each))
-    return Ablation(name, config.out, configs)
+    run, runs = train.prepare(config), []
+    shared.questions_only(run)
+    for case in CASES[name]:
+        flags.check(replace(config, **case), case)
+        runs.append(train.prepare(replace(config, **case)) if name in OTHER_MODELS else
+                    run._replace(config=replace(run.config, **case)))
+    return Ablation(name, config.out, runs)
 
 
-def unlearn_one(config):
+def unlearn_one(run, trained):
     """One run, and what it came to: a dict of steps, fits, lr (the last one), seconds, the
-    retrained model's forget ROUGE, and under `final` the MEASURES; where the numbers ran away,
-    `ran away` alone. row_low, row_high: the lowest and the highest loss of a forget row, as a
-    multiple of the holdout rows' mean."""
-    run = train.prepare(config)
-    models = shared.models_of(run)
-    unseen = shared.reference(run, models["retrain"])
+    retrained model's forget ROUGE, and under `final` the MEASURES; where the numbers ran away, only
+    `ran away`. row_low, row_high: the lowest and the highest loss of a forget row, as a multiple of
+    the holdout rows' mean."""
+    unseen = shared.reference(run, trained["retrain"].model)
     try:
-        state = train.unlearned(run, models["target"])
-        final = measuring.summary(report.evaluate(state.model, run.tokenizer, run.rows), unseen)
+        stage = train.unlearned(run, trained["target"])
+        final = measuring.summary(report.evaluate(stage.model, run.tokenizer, run.rows), unseen)
     except FloatingPointError as e:
         return {"ran away": str(e)}
-    if config.level:
-        rows = row_losses(state.model, run.examples["forget"]) / final["holdout_loss"]
-        final |= {"row_low": rows.min(), "row_high": rows.max()}
-    return {"steps": state.step, "fits": sum(row["fits"] or 0 for row in state.log),
-            "lr": state.optimizer["lr"], "seconds": state.seconds,
+    if run.config.level:
+        rows = measuring.measure_losses(stage.model, run.examples["forget"])["loss"]
+        final |= {"row_low": rows.min() / final["holdout_loss"],
+                  "row_high": rows.max() / final["holdout_loss"]}
+    return {"steps": stage.step, "fits": sum(row["fits"] or 0 for row in stage.log),
+            "lr": stage.log[-1]["lr"] if stage.log else run.config.lr, "seconds": stage.seconds,
             "retrain_forget_rouge": float(np.mean(unseen["forget"]["rouge"])),
             "final": {k: float(final[k]) for k in MEASURES if k in final}}
 
@@ -90,9 +89,9 @@ def table(name, results):
 
 
 def act(ablation):
-    name, configs = ablation.name, ablation.configs
-    shared.train_models(configs if name in OTHER_MODELS else configs[:1])
-    results = shared.run_all("ablate", unlearn_one, [(config,) for config in configs])
+    name, runs = ablation.name, ablation.runs
+    shared.train_models(runs if name in OTHER_MODELS else runs[:1])
+    results = shared.results("ablate", unlearn_one, runs)
     text = table(name, results)
     print("\n" + text)
     shared.write(ablation.out, {
@@ -101,8 +100,8 @@ def act(ablation):
 
 
 def main(argv=None):
-    return flags.command(ready, act, argv)
+    flags.command(ready, act, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -2,21 +2,21 @@
 
 RUN_FOLDER is a run folder of train.py, such as out/tiny-ngdiff-seed0. Prints the greedy answers of
 the target, the retrained and the unlearned model, a line each. The models are read from the cache,
-or made anew if they are not there. Words that the data do not hold are spelled in bytes, which no
-model has learned to read.
+or made if they are not there. If something that made them has changed since the run, it says what
+and ends. Words that the data do not hold are spelled in bytes, which no model has learned to read.
 """
-import sys
 from typing import NamedTuple
 
 import data
 import train
-from experiments import shared
+from experiments import folders, shared
 from harness import flags, measuring
 
 
 class Asked(NamedTuple):
     """What is to be answered."""
     run: train.Run
+    stages: dict         # by title, not read yet
     questions: list      # strings
     prompts: list        # the same as lists of token ids
 
@@ -27,8 +27,8 @@ def ready(argv):
     parser.add_argument("folder", metavar="RUN_FOLDER")
     parser.add_argument("questions", metavar="QUESTION", nargs="+")
     args = parser.parse_args(argv)
-    run = shared.run_of(args.folder)
-    return Asked(run, args.questions, [prompt(run, q) for q in args.questions])
+    run, stages = folders.run_of(args.folder)
+    return Asked(run, stages, args.questions, [prompt(run, q) for q in args.questions])
 
 
 def prompt(run, question):
@@ -44,10 +44,10 @@ def prompt(run, question):
 
 
 def act(asked):
-    run, states = asked.run, shared.states_of(asked.run)
-    room = run.initial.config.block_size
-    answers = {name: measuring.generate(state.model, run.tokenizer, asked.prompts, room)
-               for name, state in states.items()}
+    run, room = asked.run, asked.run.initial.config.block_size
+    models = folders.models_in(run, asked.stages)
+    answers = {name: measuring.generate(model, run.tokenizer, asked.prompts, room)
+               for name, model in models.items()}
     for i, question in enumerate(asked.questions):
         print(f"\n{question}")
         for name, tokens in answers.items():
@@ -55,8 +55,8 @@ def act(asked):
 
 
 def main(argv=None):
-    return flags.command(ready, act, argv)
+    flags.command(ready, act, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

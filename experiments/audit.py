@@ -7,10 +7,10 @@ the target, the retrained, the unlearned and a fresh, random model:
   extraction   which share of an answer, from its end, follows from the rest?
   rephrasing   ask the same questions in other words
 Prints a table, and writes audit.json and audit.png into RUN_FOLDER. The models are read from the
-cache, or made anew if they are not there.
+cache, or made if they are not there. If something that made them has changed since the run, it says
+what and ends.
 """
 import copy
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 import data
 import metrics
 import train
-from experiments import shared
+from experiments import folders, shared
 from harness import files, flags, measuring, report, sources
 from model import GPT
 
@@ -31,6 +31,7 @@ class Audited(NamedTuple):
     """What is to be audited."""
     folder: str
     run: train.Run
+    stages: dict         # by title, not read yet
 
 
 def ready(argv):
@@ -38,12 +39,12 @@ def ready(argv):
     parser = shared.parser("audit", __doc__)
     parser.add_argument("folder", metavar="RUN_FOLDER")
     folder = parser.parse_args(argv).folder
-    run = shared.run_of(folder)
+    run, stages = folders.run_of(folder)
     shared.questions_only(run)
     if len(run.rows["forget"]) < 2:
         raise ValueError(f"{folder}: one forget row; one to learn again and another are needed")
     files.check_folder("RUN_FOLDER", folder)
-    return Audited(folder, run)
+    return Audited(folder, run, stages)
 
 
 # --------------------------------------------------------------------------- the four tests
@@ -71,7 +72,7 @@ def relearn(model, known, other, device):
 
 
 def mean_probability(model, examples):
-    return metrics.probability([x.mean() for x in measuring.token_losses(model, examples)])
+    return metrics.probability(measuring.measure_losses(model, examples)["loss"])
 
 
 @torch.no_grad()
@@ -145,7 +146,7 @@ def draw(audits):
 
 def act(audited):
     run = audited.run
-    models = {name: state.model for name, state in shared.states_of(run).items()}
+    models = folders.models_in(run, audited.stages)
     torch.manual_seed(run.config.seed + 1)
     models["fresh"] = GPT(run.initial.config).to(run.config.device)
     audits = {name: audit_one(run, model) for name, model in models.items()}
@@ -157,8 +158,8 @@ def act(audited):
 
 
 def main(argv=None):
-    return flags.command(ready, act, argv)
+    flags.command(ready, act, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

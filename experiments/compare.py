@@ -7,7 +7,6 @@ Ranked by the distance to the retrained model (tradeoff.py). Prints the table, a
 compare.json and tradeoff.png into --out (default: out/compare). README.md says what the columns
 mean.
 """
-import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
@@ -18,20 +17,20 @@ import train
 from experiments import shared, tradeoff
 from harness import flags, report
 
-METHODS = {                                         # name: flags
-    "ngdiff, AutoLR": dict(method="ngdiff", autolr=True), "ngdiff, fixed": dict(method="ngdiff"),
+METHODS = {                                         # name: settings
+    "ngdiff, AutoLR": dict(method="ngdiff", lazy=10), "ngdiff, fixed": dict(method="ngdiff"),
     "gdiff 0.9": dict(method="gdiff", c=0.9), "gdiff 0.5": dict(method="gdiff", c=0.5),
     "gdiff 0.1": dict(method="gdiff", c=0.1), "lossnorm": dict(method="lossnorm"),
     "pcgrad": dict(method="pcgrad"), "mgda": dict(method="mgda"), "npo": dict(method="npo"),
     "ga": dict(method="ga"), "retain": dict(method="retain")}
 TUNING_SEED = 100                                   # see rates.py
-TAKEN = ("method", "optimizer", "lr", "autolr", "c", "seed", "level")    # set here
+TAKEN = ("method", "optimizer", "lr", "lazy", "c", "seed", "level")      # set here
 
 
 class Comparison(NamedTuple):
     """What is to be run."""
     config: train.Config
-    seeds: list
+    runs: dict           # see `prepare`
     names: list          # of METHODS
 
 
@@ -55,11 +54,7 @@ def ready(argv):
     if not 1 <= own.seeds <= TUNING_SEED:
         raise ValueError(f"--seeds {own.seeds}: must be from 1 to {TUNING_SEED}")
     config = shared.parse(["--out", "out/compare", *others], TAKEN, __doc__)
-    run = train.prepare(config)
-    shared.questions_only(run)
-    if not run.examples["holdout"]:
-        raise ValueError(f"--data {config.data}: no holdout rows for the membership AUC")
-    return Comparison(config, list(range(own.seeds)), own.only)
+    return Comparison(config, prepare(config, range(own.seeds)), own.only)
 
 
 def only(parser):
@@ -67,14 +62,24 @@ def only(parser):
                         help=f"some of the methods: {'; '.join(METHODS)}")
 
 
+def prepare(config, seeds):
+    """{seed: {level: train.Run}}: with the level the batch is another. ValueError on a mistake."""
+    runs = {}
+    for seed in seeds:
+        runs[seed] = {level: train.prepare(replace(config, seed=seed, level=level))
+                      for level in (False, True)}
+        shared.questions_only(runs[seed][False])
+    return runs
+
+
 # --------------------------------------------------------------------------- the runs
 
-def all_references(config, seeds):
+def all_references(runs):
     """{seed: its tradeoff.References}, its models trained into the cache."""
-    configs = [replace(config, seed=seed) for seed in seeds]
-    shared.train_models(configs)
-    done = shared.run_all("measure", shared.kept, [(c, tradeoff.references) for c in configs])
-    return {seed: tradeoff.References(*x) for seed, x in zip(seeds, done)}
+    plain = [some[False] for some in runs.values()]
+    shared.train_models(plain)
+    done = shared.results("measure", tradeoff.references, plain)
+    return {seed: tradeoff.References(*x) for seed, x in zip(runs, done)}
 
 
 def variants(config, names):
@@ -84,7 +89,7 @@ def variants(config, names):
     for name in names:
         for level in (False, True):
             for optimizer in ("sgd", "adam"):
-                own = replace(config, **{"autolr": False, **METHODS[name]}, optimizer=optimizer,
+                own = replace(config, **{"lazy": 0, **METHODS[name]}, optimizer=optimizer,
                               level=level)
                 if not level or own.method not in flags.NO_LEVEL:
                     own.lr = flags.default_rate(own)
@@ -92,15 +97,17 @@ def variants(config, names):
     return some
 
 
-def run_all(title, some, found, seeds):
+def run_all(title, some, found, runs):
     """Run each of the Variants on each seed: set its `runs`, `distances` and `areas`. found:
-    {seed: References}."""
-    jobs = [(replace(v.config, seed=seed), tradeoff.outcome) for v in some for seed in seeds]
-    done = iter(shared.run_all(title, shared.kept, jobs))
+    {seed: References}; runs: see `prepare`."""
+    done = iter(shared.results(title, tradeoff.outcome, [
+        one[v.config.level]._replace(config=replace(
+            v.config, seed=seed, batch=one[v.config.level].config.batch))
+        for v in some for seed, one in runs.items()]))
     for v in some:
-        v.runs = [tradeoff.Outcome(*next(done)) for _ in seeds]
-        v.distances = [tradeoff.distance(r.final, found[s]) for r, s in zip(v.runs, seeds)]
-        v.areas = [tradeoff.area(r.path, found[s].enough) for r, s in zip(v.runs, seeds)]
+        v.runs = [tradeoff.Outcome(*next(done)) for _ in runs]
+        v.distances = [tradeoff.distance(r.final, found[s]) for r, s in zip(v.runs, runs)]
+        v.areas = [tradeoff.area(r.path, found[s].enough) for r, s in zip(v.runs, runs)]
 
 
 # --------------------------------------------------------------------------- what is shown
@@ -119,12 +126,12 @@ def spread(values, digits=3):
 
 
 def ends(models):
-    """The table's cells of COLUMNS; models: a `metrics.summary` each, None where there is none."""
+    """The table's cells of COLUMNS; models: `measuring.summary` of each, or None."""
     return " ".join(f"{spread([m.get(k) for m in models if m], digits):>13}"
                     for k, digits in COLUMNS.items())
 
 
-def table(some, found, seeds):
+def table(some, found):
     """One line a Variant, the plain ones first. The columns are those of README.md."""
     lines = []
     for level in (False, True):
@@ -135,31 +142,31 @@ def table(some, found, seeds):
                      + " ".join(f"{k.replace('log10_forget_', 'log10 ').replace('_', ' '):>13}"
                                 for k in COLUMNS) + f" {'ms a step':>9}")
         for v in group:
-            rate = "fitted" if v.config.autolr else f"{v.config.lr:g}"
+            rate = "fitted" if v.config.lazy else f"{v.config.lr:g}"
             first = sum(x == y < 1 for x, y in zip(v.distances, nearest))
             milliseconds = [1000 * r.seconds / r.steps for r in v.runs if r.steps]
             lines.append(f"{v.name:14} {v.config.optimizer:4} {rate:>7} {spread(v.distances):>13} "
-                         f"{first:3}/{len(seeds)} {spread(v.areas, 4):>13} "
+                         f"{first:3}/{len(found)} {spread(v.areas, 4):>13} "
                          f"{ends([r.final for r in v.runs])} {spread(milliseconds, 0):>9}")
         lines.append("")
     for title in ("target", "retrain"):
-        lines.append(f"{title:61} {ends([getattr(found[s], title) for s in seeds])}")
+        lines.append(f"{title:61} {ends([getattr(r, title) for r in found.values()])}")
     return "\n".join(lines)
 
 
 def act(comparison):
-    config, seeds, names = comparison
-    found, some, t0 = all_references(config, seeds), variants(config, names), time.time()
-    run_all("compare", some, found, seeds)
+    config, runs, names = comparison
+    found, some, t0 = all_references(runs), variants(config, names), time.monotonic()
+    run_all("compare", some, found, runs)
     some.sort(key=lambda v: np.mean(v.distances))
-    text = (f"{table(some, found, seeds)}\n\n{len(some) * len(seeds)} runs, "
-            f"{time.time() - t0:.0f} s after the models were trained")
+    text = (f"{table(some, found)}\n\n{len(some) * len(runs)} runs, "
+            f"{time.monotonic() - t0:.0f} s after the models were trained")
     print("\n" + text)
     paths = {(v.name, v.config.optimizer, v.config.level): [
-        tradeoff.shares(r.path, found[s].enough) for r, s in zip(v.runs, seeds)] for v in some}
+        tradeoff.shares(r.path, found[s].enough) for r, s in zip(v.runs, runs)] for v in some}
     shared.write(config.out, {
         "table.txt": text + "\n",
-        "compare.json": {"config": asdict(config), "seeds": seeds,
+        "compare.json": {"config": asdict(config), "seeds": list(runs),
                          "references": {s: r._asdict() for s, r in found.items()},
                          "variants": [asdict(v) | {"runs": [r._asdict() for r in v.runs]}
                                       for v in some]},
@@ -167,8 +174,8 @@ def act(comparison):
 
 
 def main(argv=None):
-    return flags.command(ready, act, argv)
+    flags.command(ready, act, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

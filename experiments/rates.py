@@ -5,13 +5,11 @@ with SGD and with Adam, plain and with the level: tries half, once and twice its
 harness/flags.py on seed 100, which no result reports. Where the lowest or the highest is best, it
 tries on in that direction. The best is the run that ends nearest to the retrained model
 (tradeoff.py); among runs that lost too much to count, the one with the largest area. Prints the
-rates tried, with distance and area, and flags.RATES anew.
+rates tried, with distance and area, and a new flags.RATES.
 """
-import sys
 from dataclasses import replace
 
-import train
-from experiments import compare, shared, tradeoff
+from experiments import compare, shared
 from harness import flags
 
 ROUNDS = 6           # at most; each tries one more rate a method
@@ -23,9 +21,8 @@ def ready(argv):
     compare.only(parser)
     own, others = parser.parse_known_args(argv)
     config = shared.parse(others, compare.TAKEN, __doc__)
-    shared.questions_only(train.prepare(config))
     names = [n for n in own.only if n not in ("ngdiff, AutoLR", "retain")]
-    return replace(config, seed=compare.TUNING_SEED), names
+    return compare.Comparison(config, compare.prepare(config, [compare.TUNING_SEED]), names)
 
 
 def wanted(v, tried):
@@ -40,15 +37,14 @@ def best_rate(tried):
 
 
 def act(tuned):
-    config, names = tuned
-    found = compare.all_references(config, [config.seed])
-    some = compare.variants(config, names)
+    config, runs, names = tuned
+    found, some = compare.all_references(runs), compare.variants(config, names)
     tried = [{} for _ in some]
     for _ in range(ROUNDS):
         new = [(lr, of, compare.Variant(v.name, replace(v.config, lr=lr)))
                for v, of in zip(some, tried) for lr in wanted(v, of)]
         if new:
-            compare.run_all("rates", [v for *_, v in new], found, [config.seed])
+            compare.run_all("rates", [v for *_, v in new], found, runs)
         for lr, of, v in new:
             of[lr] = v.distances[0], v.areas[0]
     rates = {}
@@ -61,8 +57,8 @@ def act(tuned):
 
 
 def main(argv=None):
-    return flags.command(ready, act, argv)
+    flags.command(ready, act, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

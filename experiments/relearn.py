@@ -11,8 +11,6 @@ training (`audit.relearning`):
   settings unlearn with other settings, then train on a quarter of the forget rows
 Takes train.py's flags; --level is set. Writes relearn.json into --out (default: out/relearn).
 """
-import copy
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -20,12 +18,12 @@ import torch
 
 import train
 from experiments import audit, shared
-from harness import flags, measuring, stages
+from harness import flags, measuring
 
 SHOWN = 0, 10, 20, 40
 PARTS = "wte", "wpe", "ln", "attn", "mlp", "h.0", "h.1"
 SETTINGS = {
-    "default": {}, "fixed lr 0.01, 320 steps": dict(autolr=False, lr=0.01, steps=320),
+    "default": {}, "fixed lr 0.01, 320 steps": dict(lazy=0, lr=0.01, steps=320),
     "160 steps": dict(steps=160), "320 steps": dict(steps=320),
     "adam": dict(optimizer="adam"), "retain batch x 2": dict(batch=2), "x 4": dict(batch=4)}
 DECAYS = 3e-4, 1e-3          # share of every weight that is taken away at each unlearning step
@@ -33,8 +31,7 @@ DECAYS = 3e-4, 1e-3          # share of every weight that is taken away at each 
 
 def ready(argv):
     """The run with the level, which the others vary. ValueError on a mistake."""
-    argv = sys.argv[1:] if argv is None else argv
-    run = train.ready(["--out", "out/relearn", "--level", *argv])
+    run = train.prepare(shared.parse(["--out", "out/relearn", "--level", *argv], (), __doc__))
     shared.questions_only(run)
     return run
 
@@ -95,24 +92,24 @@ def author(row):
 
 def decayed(run, target, decay):
     """The model after a run in which every weight shrinks by the share `decay` at each step."""
-    state = stages.State(copy.deepcopy(target))
-    for _ in train.unlearn(state, target, run.examples, run.config):
+    for stage in shared.unlearning(run, target, 1):
         with torch.no_grad():
-            for p in state.model.parameters():
+            for p in stage.model.parameters() if stage.step else ():
                 p.mul_(1 - decay)
-    return state.model
+    return stage.model
 
 
 def settings(run, target):
-    """{setting: [curve, retain ROUGE]} after unlearning with each of the SETTINGS and DECAYS."""
+    """{setting: [curve, retain ROUGE]} after unlearning with each of the SETTINGS and DECAYS; target:
+    its Stage."""
     models = {}
     for name, change in SETTINGS.items():
         if "batch" in change:
             rows = len(run.examples["retain"])
             change = dict(batch=min(run.config.batch * change["batch"], rows))
         models[name] = train.unlearned(run._replace(config=replace(run.config, **change)), target)
-    models = {name: state.model for name, state in models.items()}
-    models |= {f"decay {d:g} a step": decayed(run, target, d) for d in DECAYS}
+    models = {name: stage.model for name, stage in models.items()}
+    models |= {f"decay {d:g} a step": decayed(run, target.model, d) for d in DECAYS}
     return {name: curve(run, m, quarter(run)) + [audit.rouge(run, m, run.rows["retain"])]
             for name, m in models.items()}
 
@@ -123,10 +120,10 @@ def show(title, table):
 
 
 def act(run):
-    states = shared.states_of(run)
-    models = {"retrained": states["retrain"].model, "level": states[run.config.method].model}
+    stages = shared.all_stages(run)
+    models = {"retrained": stages["retrain"].model, "level": stages[run.config.method].model}
     out = {"what": what(run, models), "where": where(run, models["level"]),
-           "which": which(run, models["level"]), "settings": settings(run, states["target"].model)}
+           "which": which(run, models["level"]), "settings": settings(run, stages["target"])}
     show("what: trained on; probability after 0, 10, 20, 40 steps", out["what"])
     show("where: only this part of the model is trained", out["where"])
     show("which of the other rows: probability after 0 and 10 steps", out["which"])
@@ -135,8 +132,8 @@ def act(run):
 
 
 def main(argv=None):
-    return flags.command(ready, act, argv)
+    flags.command(ready, act, argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,22 +1,20 @@
-"""What the experiments share: flags, run folders, and many runs side by side.
+"""What the experiments share: their flags, and many runs side by side.
 
-Many runs share the machine as one process a core with one thread each. For matrices of this size
-that is faster than one run with all threads. It also gives the same numbers on any number of cores.
+Many runs share the machine: one process a core, one thread each. For matrices of this size that is
+faster than one run with all threads. It also gives the same numbers on any number of cores. The
+data are read once, in the parent process; the others get them from there.
 """
 import contextlib
+import copy
 import json
 import os
-import sys
 import time
-from dataclasses import asdict, fields, replace
-
-import torch
 
 import data
 import model as gpt
-import ngdiff
 import train
-from harness import files, flags, measuring, processes, report, stages
+from harness import files, flags, names, processes, report
+from harness.stages import Stage
 
 # --------------------------------------------------------------------------- before a run
 
@@ -32,7 +30,7 @@ def parse(argv, taken, doc):
     those the experiment sets itself."""
     given = {argument.split("=")[0] for argument in argv}
     for name in taken:
-        if given & {f"--{name}", f"--no-{name}"}:
+        if f"--{name}" in given:
             raise ValueError(f"--{name}: this experiment sets it itself; leave it out")
     return flags.parse(train.Config, argv, doc)
 
@@ -44,55 +42,37 @@ def questions_only(run):
                          "questions")
 
 
-def run_of(folder):
-    """The train.Run that filled `folder`, made from its config.json. ValueError, which names the
-    file, if it is no run folder of train.py.
-
-    The number of threads becomes the run's: it is part of the names under which its models lie in
-    the cache.
-    """
-    path = os.path.join(folder, "config.json")
-    try:
-        with open(path, encoding="utf-8") as f:
-            saved = json.load(f)
-        values, threads = {f.name: saved[f.name] for f in fields(train.Config)}, saved["threads"]
-        for f in fields(train.Config):
-            kind, choices = (int, float) if f.type is float else f.type, f.metadata["choices"]
-            if not isinstance(values[f.name], kind) or choices and values[f.name] not in choices:
-                raise ValueError(f"{f.name} is {values[f.name]!r:.99}")
-        torch.set_num_threads(threads)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as e:
-        raise ValueError(f"{folder}: no run folder of train.py, by its config.json ({e!r})"
-                         ) from None
-    config = train.Config(**values)
-    flags.check(config, ())
-    return train.prepare(config)
+def all_stages(run):
+    """{title: Stage} of the target, the retrained and the unlearned model: from the cache, or made
+    if they are not there."""
+    stages = train.train_both(run)
+    return stages | {run.config.method: train.unlearned(run, stages["target"])}
 
 
-def states_of(run):
-    """The States of the target, the retrained and the unlearned model, by name: from the cache,
-    or made as far as they are not there."""
-    states = train.both_models(run)
-    return states | {run.config.method: train.unlearned(run, states["target"].model)}
+def unlearning(run, target, every):
+    """Unlearn a copy of the model `target`, in memory. Yields its Stage before the first step, after
+    each `every` steps and at the end. Raises FloatingPointError as train.unlearn."""
+    stage = Stage(run.config.method, 0, copy.deepcopy(target))
+    yield stage
+    while stage.step < run.config.steps and not stage.stopped:
+        stage.steps = min(stage.step + every, run.config.steps)
+        quietly(train.unlearn, stage, target, run.examples, run.config)
+        yield stage
 
 
 # --------------------------------------------------------------------------- many runs
 
-def run_all(title, function, jobs):
-    """[function(*job) for job in jobs], made side by side; prints a line every tenth of the way.
-
-    function must be importable by name. A job's first argument is a Config: jobs on a GPU run one
-    after the other.
-    """
-    workers = 1 if jobs[0][0].device == "cuda" else processes.cores()
-    out, t0, n = [None] * len(jobs), time.time(), len(jobs)
+def side_by_side(title, function, jobs, device):
+    """function(*job) for each of the jobs, in processes of one thread; on a GPU one after the other.
+    Prints a line every tenth of the way."""
+    workers = processes.cores() if device == "cpu" else 1
+    t0, n = time.monotonic(), len(jobs)
     ended = processes.side_by_side(quietly, [(function, *job) for job in jobs], workers, 1)
-    for done, (i, result) in enumerate(ended, 1):
-        out[i] = result
+    for done, _ in enumerate(ended, 1):
         if done % max(1, n // 10) == 0:
-            print(f"{title:>8}  step {done:{len(str(n))}}/{n}  runs  "
-                  f"{(time.time() - t0) / done * (n - done):4.0f} s left", flush=True)
-    return out
+            left = (time.monotonic() - t0) / done * (n - done)
+            print(f"{title:>8}  step {done:{len(str(n))}}/{n}  runs  {left:4.0f} s left",
+                  flush=True)
 
 
 def quietly(function, *args):
@@ -101,39 +81,50 @@ def quietly(function, *args):
         return function(*args)
 
 
-def train_models(configs):
-    """Train the target and the retrained model of each config into the cache."""
-    run_all("models", train_model, [(c, title) for c in configs for title in ("target", "retrain")])
+def train_models(runs):
+    """Train the target and the retrained model of each run into the cache."""
+    jobs = {stage.name: (run, title, 1, stage.name) for run in runs for title in run.learned
+            if not (stage := train.training_stage(run, title, 1)).finished()}
+    side_by_side("models", train.train_one, list(jobs.values()), runs[0].config.device)
 
 
-def train_model(config, title):
-    """One of the two models, into the cache, in a process of its own."""
-    run = train.prepare(config)
-    train.trained(run, title, train.model_path(run, title, torch.get_num_threads()))
+def trained(run):
+    """{"target": Stage, "retrain": Stage} that `train_models` trained."""
+    stages = {title: train.training_stage(run, title, 1) for title in run.learned}
+    for title, stage in stages.items():
+        train.train(stage, run.learned[title], run.config)
+    return stages
 
 
-def models_of(run):
-    """{"target": model, "retrain": model}, of the cache, in a process of `run_all`."""
-    threads = torch.get_num_threads()
-    return {title: train.trained(run, title, train.model_path(run, title, threads)).model
-            for title in ("target", "retrain")}
-
-
-def kept(config, function, *args):
-    """function(run, *args) of the run that `config` describes, as JSON has it: from the cache, or
-    made and put there. So a command with many runs goes on where it was interrupted."""
-    run, threads = train.prepare(config), torch.get_num_threads()
-    start = os.path.basename(train.model_path(run, "target", threads))
-    settings = [start, asdict(replace(run.config, out="", cache="")), run.rows, args]
-    code = (data, gpt, metrics, ngdiff, train, report, reference, sys.modules[function.__module__])
-    name = f"{function.__name__}-{stages.key(settings, code, threads)}.json"
-    path = os.path.join(config.cache, name)
-    if os.path.exists(path):
+def results(title, function, runs):
+    """[function(run, trained(run)) for each of runs], as JSON has it: from the cache, or made side
+    by side and put there. So a command with many runs goes on where it was interrupted.
+    function must be importable by name."""
+    paths = [os.path.join(run.config.cache, result_name(function, run)) for run in runs]
+    jobs = [(function, run, os.path.basename(path)) for run, path in zip(runs, paths)
+            if not os.path.exists(path)]
+    side_by_side(title, make_result, jobs, runs[0].config.device)
+    out = []
+    for path in paths:
         with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    out = json.dumps(function(run, *args))
-    files.write(config.cache, {name: out.encode()})
-    return json.loads(out)
+            out.append(json.load(f))
+    return out
+
+
+def result_name(function, run):
+    """The name of a file in the cache, made of all that function(run, trained(run)) depends on."""
+    stages = {title: train.training_stage(run, title, 1).name for title in run.learned}
+    made_of = names.ingredients((function, gpt.GPT, data.word_tokenizer), run.config,
+                                [run.rows, run.examples], threads=1, stages=stages)
+    return f"{function.__name__}-{names.digest(made_of)}.json"
+
+
+def make_result(function, run, name):
+    """One of the `results`, in a process of its own."""
+    if result_name(function, run) != name:
+        raise processes.Refused("the code was edited while the command ran: start it again")
+    out = json.dumps(function(run, trained(run)))
+    files.write(run.config.cache, {name: out.encode()})
 
 
 def reference(run, retrain):

@@ -2,17 +2,14 @@
 
 A run is looked at every few steps. Its path is what it had forgotten and still knew at each look.
 """
-import copy
-import time
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 import metrics
-import train
 from experiments import shared
-from harness import measuring, report, sources, stages
+from harness import measuring, report, sources
 
 LOOK_EVERY = 8          # steps
 LEAST = 1e-4            # utility lost, at the foot of the figure
@@ -56,59 +53,44 @@ def look(run, model, step):
     return Look(step, float(rouge[0]), metrics.model_utility(probability + rouge[1:]))
 
 
-def looks(run, state, target):
-    """Unlearn `state`, which is a copy of `target`. Yields a Look before the first step, at every
-    LOOK_EVERY-th and at the last; stops where less than a tenth of the utility is left. Raises
-    FloatingPointError where the numbers run away."""
-    first, t0 = look(run, state.model, 0), time.time()
-    yield first
-    for _ in train.unlearn(state, target, run.examples, run.config):
-        state.seconds += time.time() - t0
-        if state.step % LOOK_EVERY == 0 or state.step == run.config.steps:
-            now = look(run, state.model, state.step)
-            yield now
-            if now.utility < 0.1 * first.utility:
-                return
-        t0 = time.time()
-
-
 def end(run, model, retrain):
-    """`measuring.summary` of the run's end. Truth ratios are taken on the forget rows alone: those of
-    the retain rows cost more than all the rest."""
+    """`measuring.summary` of the run's end. Only the forget rows have truth ratios: those of the
+    retain rows cost more than all the rest."""
     rows = {k: some if k in ("forget", "holdout") else sources.plain(some)
             for k, some in run.rows.items()}
     return measuring.summary(report.evaluate(model, run.tokenizer, rows),
-                           shared.reference(run, retrain))
+                             shared.reference(run, retrain))
 
 
 # --------------------------------------------------------------------------- jobs
 
-def references(run):
-    """References, of the models of one seed, which are in the cache. Raises FloatingPointError if
-    the target model has nothing to forget or to lose: no run could be ranked."""
-    models = shared.models_of(run)
-    target, retrain = (look(run, models[title], 0) for title in ("target", "retrain"))
+def references(run, trained):
+    """References of one seed; trained: its models' Stages. Raises FloatingPointError if the target
+    model has nothing to forget or to lose: no run could be ranked."""
+    models = [trained[title].model for title in ("target", "retrain")]
+    target, retrain = (look(run, model, 0) for model in models)
     if target.forget_rouge <= retrain.forget_rouge or target.utility == 0:
         raise FloatingPointError(
             f"seed {run.config.seed}: nothing to forget; the target model, which learned the "
             f"forget rows, has a forget ROUGE of {target.forget_rouge:.3f} and a utility of "
             f"{target.utility:.3f}, the retrained one, which did not, a forget ROUGE of "
             f"{retrain.forget_rouge:.3f}; try more --epochs")
-    summaries = [end(run, models[title], models["retrain"]) for title in ("target", "retrain")]
-    return References(*summaries, retrain.forget_rouge)
+    return References(*(end(run, model, models[1]) for model in models), retrain.forget_rouge)
 
 
-def outcome(run):
-    """The Outcome of one run that starts from the cached target model."""
-    models, path, final, ran_away = shared.models_of(run), [], None, ""
-    state = stages.State(copy.deepcopy(models["target"]))
+def outcome(run, trained):
+    """The Outcome of one run, from the target of the Stages `trained`. Ends where less than a tenth
+    of the utility is left."""
+    path, final, ran_away = [], None, ""
     try:
-        for now in looks(run, state, models["target"]):
-            path.append(now)
-        final = end(run, state.model, models["retrain"])
+        for stage in shared.unlearning(run, trained["target"].model, LOOK_EVERY):
+            path.append(look(run, stage.model, stage.step))
+            if path[-1].utility < 0.1 * path[0].utility:
+                break
+        final = end(run, stage.model, trained["retrain"].model)
     except FloatingPointError as e:
         ran_away = str(e)
-    return Outcome(path, final, ran_away, state.step, state.seconds)
+    return Outcome(path, final, ran_away, stage.step, stage.seconds)
 
 
 # --------------------------------------------------------------------------- the distance

@@ -1,0 +1,211 @@
+"""What happens inside a run? python -m experiments.pictures NAME --tiny
+
+NAME is one of three. Each takes train.py's flags, prints a table and writes a picture into --out:
+  norms   What does each of the two norms do? NGDiff runs as it is, without the forget norm, and
+          without the retain norm. norms.png has the losses and the rate that AutoLR finds.
+  rows    Where does each forget row end, plain and with --level? Printed: lowest, median and
+          highest loss of the forget rows, and the mean of the holdout rows, which no model has
+          seen. forget_rows.png has a point a row, on the left the row that the target knows best.
+  swing   Why does AutoLR's rate swing? Before every fifth step it finds the rate that is best along
+          d: on the step's own retain batch, with probes as wide as AutoLR's; there again, with
+          probes a quarter as wide; and on all retain rows. swing.png has them beside the rate that
+          the step takes, with the curvature of L_R along d and the retain gradient's norm.
+"""
+import copy
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import ngdiff
+import train
+from experiments import shared
+from harness import flags, measuring, report
+
+NAMES = ("norms", "rows", "swing")
+EVERY = 5            # swing: steps from look to look
+VARIANTS = {         # norms: a, b of d = a g_R - b g_F
+    "NGDiff: both norms": lambda n: (1 / n.norm_retain, 1 / n.norm_forget),
+    "forget norm dropped": lambda n: (1 / n.norm_retain, 1.0),
+    "retain norm dropped": lambda n: (1.0, 1 / n.norm_forget)}
+
+
+def ready(argv):
+    """(NAME, the Run or, for rows, the plain one and that with --level). ValueError on a mistake."""
+    parser = shared.parser("pictures", __doc__)
+    parser.epilog = "All other flags are those of train.py."
+    parser.add_argument("name", metavar="NAME", choices=NAMES)
+    name = parser.parse_args(argv[:1]).name
+    extra = ([], ["--level"]) if name == "rows" else ([],)
+    runs = [train.prepare(shared.parse([*argv[1:], *more], (), __doc__)) for more in extra]
+    config = runs[0].config
+    if name != "rows" and (config.method, config.optimizer, config.level, config.dtype) != (
+            "ngdiff", "sgd", False, "float32"):
+        raise ValueError("--method, --optimizer, --level, --dtype: this is about plain ngdiff with "
+                         "sgd, in float32")
+    return name, runs
+
+
+def follow(run, target, weigh, every=0):
+    """Unlearn a copy of the model `target` by NGDiff's steps with a, b = weigh(Numbers). Returns
+    (log, model); the log ends where the numbers run away. Each `every` steps it has `best_rates`.
+    """
+    model, config, lr, log = copy.deepcopy(target), run.config, run.config.lr, []
+    params = ngdiff.movable(model.parameters())
+    everything = train.loss_functions(
+        model, train.micro_batches(run.examples["retain"], config), config)
+    batches = train.task_batches(target, run.examples, config, 0)
+    for step in range(config.steps):
+        retain, forget = (train.loss_functions(model, some, config) for some in next(batches))
+        loss_R, g_R = ngdiff.loss_and_grad(retain, params)
+        loss_F, g_F = ngdiff.loss_and_grad(forget, params)
+        try:
+            numbers = ngdiff.five_numbers(loss_R, g_R, loss_F, g_F)
+        except FloatingPointError:
+            break
+        d = ngdiff.direction(g_R, g_F, *weigh(numbers))
+        row = numbers._asdict() | {"step": step}
+        if every and step and step % every == 0:
+            row |= best_rates(retain, everything, params, d, lr)
+        if config.lazy and step % config.lazy == 0:
+            lr, fits = ngdiff.autolr(retain, params, d, numbers.loss_retain, lr,
+                                     1 if step else ngdiff.FITS_AT_START)
+            row["status"] = fits[-1].status
+        ngdiff.update(params, d, lr)
+        log.append(row | {"lr": lr})
+    return log, model
+
+
+def best_rates(retain, everything, params, d, lr):
+    """The best rates along d on the step's own batch and on all retain rows; the probes are as wide
+    as the rate of the step before, lr, or a quarter of it. None: there is no best one."""
+    out = {}
+    for name, losses, width in (("own batch", retain, lr), ("narrow", retain, lr / 4),
+                                ("all rows", everything, lr)):
+        minus, plus = ngdiff.probe(losses, params, d, width)
+        slope, curvature = ngdiff.parabola(minus, ngdiff.loss_only(losses), plus, width)
+        out[name] = slope / curvature if slope > 0 and curvature > 0 else None
+        out.setdefault("along d", curvature)
+    return out
+
+
+def column(log, key):
+    return [row[key] for row in log]
+
+
+# --------------------------------------------------------------------------- norms
+
+def norms(run):
+    target, shown = train.train_both(run)["target"].model, {}
+    for name, weigh in VARIANTS.items():
+        log, model = follow(run, target, weigh)
+        retain, forget = (np.mean(measuring.measure(model, run.tokenizer, run.rows[k])["rouge"])
+                          for k in ("retain", "forget"))
+        fits = ", ".join(row["status"] for row in log if row["status"])
+        print(f"{name:22} retain ROUGE {retain:.3f}  forget ROUGE {forget:.3f}  "
+              f"last lr {log[-1]['lr']:.3g}  AutoLR: {fits}")
+        shown[f"{name}\nROUGE: retain {retain:.2f}, forget {forget:.2f}"] = log
+    return {"norms.png": report.png(draw_norms(shown), 80)}
+
+
+def draw_norms(shown):
+    """A Figure with a column a run, {title: log}: the losses above, the learning rate below."""
+    fig = Figure(figsize=(12, 5), layout="constrained")
+    axes = fig.subplots(2, len(shown), sharex=True, sharey="row")
+    for (title, log), (above, below) in zip(shown.items(), axes.T):
+        for key, color in (("loss_retain", "tab:blue"), ("loss_forget", "tab:red")):
+            above.plot(column(log, "step"), column(log, key), color=color, label=key)
+        below.plot(column(log, "step"), column(log, "lr"), color="tab:green", label="learning rate")
+        for status, marker in report.STATUSES:
+            if some := [row for row in log if row["status"] == status]:
+                below.plot(column(some, "step"), column(some, "lr"), marker, color="tab:green",
+                           ms=5, label=f"AutoLR: {status}")
+        above.set(title=title, yscale="log")
+        below.set(xlabel="step", yscale="log")
+        below.legend(fontsize=8)
+    axes[0, 0].set_ylabel("nats per token")
+    axes[1, 0].set_ylabel("lr")
+    axes[0, 0].legend(fontsize=8)
+    return fig
+
+
+# --------------------------------------------------------------------------- rows
+
+def rows(plain, level):
+    stages, method = train.train_both(plain), plain.config.method
+    shown = {"target": stages["target"], "retrained": stages["retrain"],
+             f"{method}, plain": train.unlearned(plain, stages["target"]),
+             f"{method}, level": train.unlearned(level, stages["target"])}
+    print(f"{'nats per token':18} {'forget: lowest':>14} {'median':>12} {'highest':>12} "
+          f"{'holdout mean':>14}")
+    for name, stage in shown.items():
+        forget, holdout = shown[name] = [
+            measuring.measure_losses(stage.model, plain.examples[k])["loss"]
+            for k in ("forget", "holdout")]
+        print(f"{name:18} {forget.min():14.3f} {np.median(forget):12.3f} {forget.max():12.3f} "
+              f"{holdout.mean():14.3f}")
+    return {"forget_rows.png": report.png(draw_rows(shown), 90)}
+
+
+def draw_rows(losses):
+    """A Figure. losses: {name: (forget rows (N,), holdout rows (M,))}."""
+    fig = Figure(figsize=(8, 4), layout="constrained")
+    ax = fig.subplots()
+    first = next(iter(losses.values()))                       # the target's: they order the rows
+    for i, pair in enumerate(losses.values()):
+        for values, known, at, color, label in zip(
+                pair, first, (i - 0.15, i + 0.15), ("tab:red", "tab:gray"),
+                ("forget rows", "holdout rows")):
+            ax.plot(at + np.linspace(-0.1, 0.1, len(values)), values[np.argsort(known)], ".",
+                    color=color, alpha=0.6, label=None if i else label)
+        ax.plot([i - 0.35, i + 0.35], [pair[1].mean()] * 2, color="black", lw=1,
+                label=None if i else "holdout rows' mean")
+    ax.set(yscale="log", ylabel="loss of a row, nats per token",
+           title="Each forgotten row's loss, beside rows that were never seen")
+    ax.set_xticks(range(len(losses)), losses)
+    ax.legend(fontsize=8)
+    return fig
+
+
+# --------------------------------------------------------------------------- swing
+
+def swing(run):
+    target = train.train_both(run)["target"].model
+    log, _ = follow(run, target, VARIANTS["NGDiff: both norms"], EVERY)
+    looks = [row for row in log if "narrow" in row]
+    keys = "lr", "own batch", "narrow", "all rows", "along d", "norm_retain"
+    print("step" + "".join(f"{k.replace('along d', 'curvature'):>13}" for k in keys))
+    for x in looks:
+        print(f"{x['step']:4}" + "".join(f"{x[k]:13.4f}" if x[k] else f"{'-':>13}" for k in keys))
+    return {"swing.png": report.png(draw_swing(looks), 80)}
+
+
+def draw_swing(looks):
+    """A Figure: the rates on the left; the curvature and the gradient's norm on the right."""
+    fig = Figure(figsize=(11, 4), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    at = column(looks, "step")
+    for key, style, label in (("lr", "k-", "rate taken"),
+                              ("own batch", "C0o-", "best on the batch"),
+                              ("narrow", "C0:", "the same, narrow probes"),
+                              ("all rows", "C1s-", "best on all retain rows")):
+        left.plot(at, column(looks, key), style, ms=4, label=label)
+    left.set(title="Learning rates along d", yscale="log", xlabel="step", ylabel="lr")
+    for key, label in (("along d", "curvature"), ("norm_retain",) * 2):
+        right.plot(at, column(looks, key), "o-", ms=4, label=label)
+    right.set(title="Curvature of L_R along d, norm of g_R", yscale="log", xlabel="step")
+    for ax in (left, right):
+        ax.legend(fontsize=8)
+    return fig
+
+
+def act(asked):
+    name, runs = asked
+    shared.write(runs[0].config.out, {"norms": norms, "rows": rows, "swing": swing}[name](*runs))
+
+
+def main(argv=None):
+    flags.command(ready, act, argv)
+
+
+if __name__ == "__main__":
+    main()
