@@ -16,8 +16,8 @@ generalized Newton's method" (ICLR 2025, arXiv 2407.02772).
     d          direction                  what is subtracted; always a g_R - b g_F    -
     eta        lr                         learning rate                               -
 
-This file knows nothing of language models. To unlearn any module with it, put the module in eval
-mode (AutoLR compares losses, so dropout must be off), then:
+This file knows nothing of language models. To unlearn any module, put it in eval mode (AutoLR
+compares losses, so dropout must be off), then:
 
     state = ngdiff.State()
     for retain, forget in batches:
@@ -26,15 +26,19 @@ mode (AutoLR compares losses, so dropout must be off), then:
 A loss is a function without arguments that returns a scalar tensor, or a list of such functions
 whose values add up to it: micro-batches, each a sum divided by the whole batch's size.
 """
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
+from torch.utils.checkpoint import CheckpointFunction
 
-METHODS = ("ngdiff", "gdiff", "ga", "retain", "lossnorm", "pcgrad", "mgda", "npo")
-FITS_AT_START = 60       # AutoLR's first step: at most so many fits
-LR_RANGE = 1e-10, 1e4    # AutoLR neither starts nor ends outside
+METHODS = ("ngdiff", "gdiff", "ga", "retain", "lossnorm", "pcgrad", "mgda")
+REENTRANT = CheckpointFunction.forward
+FITS_AT_START = 60       # AutoLR's first step makes at most this many fits
+LR_RANGE = 1e-10, 1e4    # AutoLR's learning rates stay within
 
 
 class Stationary(Exception):
@@ -49,8 +53,9 @@ class State:
     lr: float = 0.01       # learning rate of the last step; before the first one, AutoLR's guess
     step: int = 0          # steps taken
     adam: bool = False     # precondition d as Adam does
-    m: list = None         # Adam's two moments, lists shaped as the parameters that move;
-    v: list = None         # made at the first step
+    m: list = None         # Adam's two moments, lists shaped as the parameters that move
+    v: list = None
+    moving: list = None    # and the places of these parameters among all that step was given
 
 
 class Numbers(NamedTuple):
@@ -69,46 +74,49 @@ class Numbers(NamedTuple):
 
     @property
     def cos(self):
-        """Cosine of the angle between g_R and g_F; 0 where one of them is zero."""
+        """Cosine of the angle between g_R and g_F; 0 if one of them is zero."""
         product = self.norm_retain * self.norm_forget
         return self.dot / product if product else 0.0
 
 
-def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, probe_on=None,
+def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, probe_on=None,
          total=None):
     """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
-    retain, forget: the losses, as the top of this file says; called twice, each gives the same
-    value. params: any iterable; a parameter that requires no gradient stays as it is. state: a
-    State, updated (Adam's moments once a step, fit or no fit). method, c: see `coefficients`. lazy:
-    AutoLR fits every `lazy` steps; 0: never, as it should be for other methods than ngdiff. Enter
-    autocast inside a loss, not around step.
-    probe_on: another retain loss for AutoLR to look at (a second batch; or the same one in float32
-    where the passes run in bfloat16, too coarse for the fit).
+    retain, forget: the losses, as the top of this file says. Enter autocast inside a loss, not
+    around step. params: any iterable; a parameter that requires no gradient stays as it is. state:
+    a State, updated. method, c: see `coefficients`. lazy: AutoLR fits every `lazy` steps, 0: never;
+    the default is 10 with ngdiff and 0 with all others. probe_on: another retain loss for AutoLR (a
+    second batch; or the same one in float32, if the passes run in bfloat16, too coarse for a fit).
     total: for several processes, each with its share of every loss: total(tensors) must sum each
     tensor of the list over the processes, in place. All losses and gradients go through it.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
-    gradient is not finite, ValueError for what `movable` or `autolr` refuses. If it raises, no
-    parameter has changed. The parameters' .grad is overwritten and emptied. In train mode the
-    probes would also change BatchNorm's statistics. Cost: a forward and a backward pass on each
-    loss, and two more forward passes on retain for each fit.
+    gradient is not finite, ValueError for an argument that it cannot use. If it raises, no
+    parameter has changed, and neither has state, unless a probe raised (Adam's moments come first).
+    The parameters' .grad is overwritten and emptied. In train mode the probes would also change
+    BatchNorm's statistics. Cost: a forward and a backward pass on each loss; two more forward
+    passes on retain for each fit, and three for the first one.
     """
-    params, retain, forget = movable(params), as_list(retain), as_list(forget)
-    probe_on = None if probe_on is None else as_list(probe_on)
+    given, retain, forget = as_parameters(params), as_list(retain), as_list(forget, "forget")
+    params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")
+    lazy = 10 * (method == "ngdiff") if lazy is None else lazy
+    check_total(total)
     loss_retain, grad_retain = loss_and_grad(retain, params, total)
-    loss_forget, grad_forget = loss_and_grad(forget, params, total)
+    loss_forget, grad_forget = loss_and_grad(forget, params, total, "forget")
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
-    a, b = coefficients(method, numbers, c)
-    d = direction(grad_retain, grad_forget, a, b)
-    del grad_retain, grad_forget                  # d stands in the memory of the first
+    d = direction(grad_retain, grad_forget, *coefficients(method, numbers, c))
+    del grad_retain, grad_forget                  # d reuses grad_retain's memory
+    fit = lazy and state.step % lazy == 0
+    if fit:
+        check_lr(state.lr)
+        loss_0 = numbers.loss_retain if probe_on is None else loss_only(watched, total, "probe_on")
+        if state.step == 0:
+            check_repeats(watched, loss_0, params, total)
     if state.adam:
-        if state.m is None:
-            state.m, state.v = ([torch.zeros_like(p) for p in params] for _ in range(2))
-        d = adam_direction(d, state.m, state.v, state.step + 1)
-    if lazy and state.step % lazy == 0:
-        loss_0 = loss_only(probe_on, total) if probe_on else numbers.loss_retain
-        state.lr, fits = autolr(probe_on or retain, params, d, loss_0, state.lr,
+        d = adam_direction(d, *moments(state, given), state.step + 1)
+    if fit:
+        state.lr, fits = autolr(watched, params, d, loss_0, state.lr,
                                 max_fits=1 if state.step else FITS_AT_START, total=total)
         numbers = numbers._replace(fits=len(fits), **dict(fits[-1]._asdict(), lr=None))
     update(params, d, state.lr)
@@ -116,40 +124,133 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, prob
     return numbers._replace(lr=state.lr)
 
 
-# --------------------------------------------------------------------------- two gradients
+# --------------------------------------------------------------------------- what step refuses
+
+def as_parameters(params):
+    """`params` as a list, each once. ValueError if one of them is no parameter."""
+    params = [params] if torch.is_tensor(params) else list(params)
+    for p in params:
+        if not torch.is_tensor(p) or not p.is_leaf:
+            raise ValueError(f"params: has a {type(p).__name__} that is no parameter: pass "
+                             "model.parameters(), or a list of leaf tensors")
+    return list(dict.fromkeys(params))
+
 
 def movable(params):
-    """The parameters that require a gradient, as a list. ValueError if there are none, or if they
-    are not all on one device and float32 or float64: in less, a step is lost in rounding."""
-    params = [p for p in dict.fromkeys(params) if p.requires_grad]     # each once
+    """The parameters that require a gradient, as a list.
+
+    ValueError if there are none, if they are not all on one device and float32 or float64 (lower
+    precision rounds small steps away), or if one shares memory with another parameter.
+    """
+    given = as_parameters(params)
+    params = [p for p in given if p.requires_grad]
     found = sorted({f"{p.dtype} on {p.device}" for p in params})
     if not params or len({p.device for p in params}) > 1 or \
             {p.dtype for p in params} - {torch.float32, torch.float64}:
-        raise ValueError(f"parameters that require a gradient: {', '.join(found) or 'none'}; they "
-                         "must be float32 or float64, on one device (autocast runs passes in less)")
+        raise ValueError(f"params: those that require a gradient: {', '.join(found) or 'none'}; "
+                         "they must be float32 or float64, on one device (autocast is for less)")
+    end, owner = 0, None       # behind the memory seen so far, and the parameter that ends there
+    for p in sorted((p for p in given if p.numel() and p.data_ptr()), key=torch.Tensor.data_ptr):
+        if p.data_ptr() < end and (p.requires_grad or owner.requires_grad):
+            raise ValueError(f"params: two of them, {[*owner.shape]} and {[*p.shape]}, share memory "
+                             "and would count twice: make them one (b.weight = a.weight)")
+        size = 1 + sum((n - 1) * stride for n, stride in zip(p.shape, p.stride()))
+        if p.data_ptr() + size * p.element_size() > end:
+            end, owner = p.data_ptr() + size * p.element_size(), p
     return params
 
 
-def loss_and_grad(losses, params, total=None):
+def moments(state, given):
+    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters.
+
+    Known by shape and by their places among all parameters given, the frozen ones too. If you pass
+    only those that move, an exchange of one for another of its shape goes unseen.
+    """
+    moving = [i for i, p in enumerate(given) if p.requires_grad]
+    if state.m is None:
+        state.moving = moving
+        state.m, state.v = ([torch.zeros_like(given[i]) for i in moving] for _ in range(2))
+    if state.moving != moving or [m.shape for m in state.m] != [given[i].shape for i in moving]:
+        raise ValueError("params: Adam's moments in state are those of other parameters: start a "
+                         "new State after you freeze or unfreeze one")
+    return state.m, state.v
+
+
+def check_total(total):
+    """ValueError if several processes run and none sums their shares: their copies would part."""
+    n = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if n > 1 and total is None:
+        raise ValueError(f"total: missing, but {n} processes run and must sum their losses and "
+                         "gradients (for separate runs: total=lambda tensors: None)")
+
+
+def check_lr(lr):
+    """ValueError if AutoLR cannot start from this learning rate."""
+    if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
+        raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
+
+
+def check_repeats(losses, loss_0, params, total):
+    """ValueError if a loss of value loss_0 has another value when it is evaluated again."""
+    again = loss_only(losses, total)
+    if not abs(again - loss_0) <= rounding(params, loss_0, again):
+        raise ValueError(f"retain, or probe_on: the loss was {loss_0:.8g} and is {again:.8g} at the "
+                         "same place, so AutoLR cannot compare (dropout, or a new batch at each "
+                         "call? else it is too coarse: pass probe_on in float32)")
+
+
+@contextlib.contextmanager
+def reentrant_refused():
+    """ValueError where a loss checkpoints activations with use_reentrant=True: the block's
+    parameters may get no gradient, at most with a warning."""
+    def refuse(*_):
+        raise ValueError("checkpoint(..., use_reentrant=True) loses gradients: pass False")
+    CheckpointFunction.forward = staticmethod(refuse)
+    try:
+        yield
+    finally:
+        CheckpointFunction.forward = REENTRANT
+
+
+# --------------------------------------------------------------------------- two gradients
+
+def as_list(losses, name="retain"):
+    losses = [losses] if callable(losses) or torch.is_tensor(losses) else list(losses)
+    if not losses or not all(map(callable, losses)):
+        raise ValueError(f"{name}: pass a function that returns the loss, or a list of them (this is "
+                         "a tensor, an empty list, or an iterator already used up)")
+    return losses
+
+
+def evaluate(part, name):
+    """The value of one of a loss's functions. ValueError if that is no scalar tensor."""
+    value = part()
+    if not torch.is_tensor(value) or value.dim():
+        kind = f"shape {[*value.shape]}" if torch.is_tensor(value) else f"a {type(value).__name__}"
+        raise ValueError(f"{name}: a loss returned {kind}, but must return a scalar tensor")
+    return value
+
+
+def loss_and_grad(losses, params, total=None, name="retain"):
     """One task's loss (0-dim tensor) and its gradient (list of tensors shaped as params).
 
     losses: a function, or a list of functions whose gradients are summed; norms are taken later,
     of the sum. A parameter that the loss does not reach gets zeros. total: see `step`. The
-    parameters' .grad is emptied before and after. ValueError if a loss depends on no parameter.
+    parameters' .grad is emptied before and after. ValueError, which begins with `name`, if a
+    loss is no scalar or depends on no parameter.
     """
     loss = 0.0
     for p in params:
         p.grad = None
-    for part in as_list(losses):
-        value = part()
+    for part in as_list(losses, name):
+        with reentrant_refused():
+            value = evaluate(part, name)
         if not value.requires_grad:
-            raise ValueError("a loss depends on no parameter (was it computed under no_grad?)")
-        # Summed in p.grad, tensor by tensor as the backward pass reaches it: autograd.grad would
-        # make a second whole gradient for each further part. It stays there no longer than this.
+            raise ValueError(f"{name}: a loss depends on no parameter (computed under no_grad?)")
+        # backward() adds each part into p.grad, so only one gradient is held.
         value.backward(inputs=params)
         loss = loss + value.detach()
-    grad = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-    grad = [g.to_dense() if g.is_sparse else g for g in grad]
+    grad = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in params]
     for p in params:
         p.grad = None
     if total:
@@ -158,23 +259,21 @@ def loss_and_grad(losses, params, total=None):
 
 
 @torch.no_grad()
-def loss_only(losses, total=None):
-    """One task's loss as a float, by a forward pass alone. Arguments as in `loss_and_grad`."""
-    loss = sum(part() for part in as_list(losses))
+def loss_only(losses, total=None, name="retain"):
+    """One task's loss as a float, by a forward pass only. Arguments as in `loss_and_grad`."""
+    loss = sum(evaluate(part, name) for part in as_list(losses, name))
     if total:
         total([loss])
     return float(loss)
 
 
-def as_list(losses):
-    losses = [losses] if callable(losses) else list(losses)
-    if not losses:
-        raise ValueError("a loss is an empty list of functions (or an iterator already used up)")
-    return losses
+def in_float64(x):
+    """x in float64, on the CPU where its device has none (Apple's "mps")."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
-    """Numbers of which the first five are known, summed in float64 whatever the gradients' type.
+    """Numbers with its first five fields set, summed in float64 whatever the gradients' type.
 
     Losses: floats or 0-dim tensors; gradients: lists of tensors. FloatingPointError, which shows
     all five, if one is not finite. Cost: three reductions over the parameters, one transfer.
@@ -182,11 +281,11 @@ def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
     products = []
     for pair in zip(grad_retain, grad_forget):
         for r, f in zip(*(g.flatten().split(2**20) for g in pair)):     # few float64 copies
-            r, f = r.double(), f.double()
+            r, f = in_float64(r), in_float64(f)
             products += [r @ r, f @ f, r @ f]
     sums = torch.stack(products).view(-1, 3).sum(0)
-    losses = torch.stack((torch.as_tensor(loss_retain), torch.as_tensor(loss_forget)))
-    loss_R, loss_F, rr, ff, dot = torch.cat((losses.double().to(sums.device), sums)).tolist()
+    losses = [in_float64(torch.as_tensor(x)).to(sums.device) for x in (loss_retain, loss_forget)]
+    loss_R, loss_F, rr, ff, dot = torch.stack([*losses, *sums]).tolist()
     five = Numbers(loss_R, loss_F, math.sqrt(rr), math.sqrt(ff), dot)
     if not all(map(math.isfinite, five[:5])):
         raise FloatingPointError(", ".join(f"{k} {v:.6g}" for k, v in zip(five._fields, five[:5])))
@@ -200,7 +299,6 @@ def coefficients(method, numbers, c=0.5):
 
         ngdiff     1 / ||g_R||,  1 / ||g_F||
         gdiff      c,  1 - c                  gradient difference; the paper's c: 0.1, 0.5, 0.9
-        npo        1/2,  1/2                  with `npo_objective` in L_F's place
         ga         0,  1                      gradient ascent on the forget loss
         retain     1,  0                      fine-tuning on the retain set
         lossnorm   1 / L_R,  1 / L_F
@@ -221,8 +319,8 @@ def coefficients(method, numbers, c=0.5):
         if numbers.cos > 1 - 1e-15:          # what float64 leaves of 1 - cos
             raise Stationary("g_R and g_F point in the same direction: d = 0, Pareto stationary")
         return 1 / norm_R, 1 / norm_F
-    if method in ("gdiff", "npo"):
-        return (c, 1 - c) if method == "gdiff" else (0.5, 0.5)
+    if method == "gdiff":
+        return c, 1 - c
     if method in ("ga", "retain"):
         return (0.0, 1.0) if method == "ga" else (1.0, 0.0)
     if method == "lossnorm":
@@ -235,7 +333,8 @@ def coefficients(method, numbers, c=0.5):
         length2 = norm_R**2 + norm_F**2 + 2 * dot            # ||g_R + g_F||^2
         w = min(max((norm_F**2 + dot) / length2, 0.0), 1.0) if length2 > 0 else 0.5
         return w, 1 - w
-    raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+    raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)} (npo is gdiff "
+                     "with c = 0.5 and npo_objective as the forget loss)")
 
 
 def direction(grad_retain, grad_forget, a, b):
@@ -326,6 +425,13 @@ def probe(losses, params, d, lr, total=None):
     return probed
 
 
+def rounding(params, *losses):
+    """How far losses may differ by rounding only: a share of them, so that no unit matters.
+
+    Seen: second differences of up to 51 eps times the loss (.007 nats, one row known by heart)."""
+    return 256 * torch.finfo(params[0].dtype).eps * max(map(abs, losses))
+
+
 class Fit(NamedTuple):
     """One fit of the parabola."""
     status: str        # what it found, see `fit_lr` and `autolr`
@@ -353,10 +459,7 @@ def fit_lr(losses, params, d, loss_0, lr, total=None):
     slope, curvature = parabola(loss_minus, loss_0, loss_plus, lr)
     if not math.isfinite(slope + curvature):
         return Fit("not finite", lr, slope, curvature, low)
-    # A loss comes from logits of size 1 and more, so it carries an error of about eps, even where
-    # it is tiny itself. A smaller second difference is noise.
-    noise = 4 * torch.finfo(params[0].dtype).eps * max(1.0, abs(loss_minus), abs(loss_plus))
-    if curvature * lr**2 <= noise:
+    if curvature * lr**2 <= rounding(params, loss_minus, loss_0, loss_plus):
         return Fit("no convexity", lr, slope, curvature, high)
     if slope <= 0:
         # NGDiff's exact slope, ||g_R|| (1 - cos), is never negative: the probes were too far off.
@@ -374,8 +477,7 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
     Fit's lr is taken, whatever its status.
     Raises ValueError if lr is outside LR_RANGE. Cost: two forward passes a fit.
     """
-    if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
-        raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
+    check_lr(lr)
     guess, fits = lr, []
     while len(fits) < max_fits:
         fits.append(fit_lr(losses, params, d, loss_0, lr, total))
