@@ -26,7 +26,6 @@ compares losses, so dropout must be off), then:
 A loss is a function without arguments that returns a scalar tensor, or a list of such functions
 whose values add up to it: micro-batches, each a sum divided by the whole batch's size.
 """
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -92,27 +91,25 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     tensor of the list over the processes, in place. All losses and gradients go through it.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
-    gradient is not finite, ValueError for an argument that it cannot use. If it raises, no
-    parameter has changed, and neither has state, unless a probe raised (Adam's moments come first).
-    The parameters' .grad is overwritten and emptied. In train mode the probes would also change
-    BatchNorm's statistics. Cost: a forward and a backward pass on each loss; two more forward
-    passes on retain for each fit, and three for the first one.
+    gradient is not finite, ValueError for what it cannot do right. If it raises, no parameter has
+    changed, and state only if a probe raised (Adam's moments come first). The parameters' .grad is
+    overwritten and emptied. In train mode the probes would also change BatchNorm's statistics.
+    Cost: a forward and a backward pass on each loss; for each fit two more forward passes on
+    retain, and three for the first.
     """
-    given, retain, forget = as_parameters(params), as_list(retain), as_list(forget, "forget")
+    given, retain, forget = list(dict.fromkeys(params)), as_list(retain), as_list(forget, "forget")
     params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")
-    lazy = 10 * (method == "ngdiff") if lazy is None else lazy
     check_total(total)
     loss_retain, grad_retain = loss_and_grad(retain, params, total)
     loss_forget, grad_forget = loss_and_grad(forget, params, total, "forget")
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
     d = direction(grad_retain, grad_forget, *coefficients(method, numbers, c))
     del grad_retain, grad_forget                  # d reuses grad_retain's memory
+    lazy = 10 * (method == "ngdiff") if lazy is None else lazy
     fit = lazy and state.step % lazy == 0
     if fit:
-        check_lr(state.lr)
         loss_0 = numbers.loss_retain if probe_on is None else loss_only(watched, total, "probe_on")
-        if state.step == 0:
-            check_repeats(watched, loss_0, params, total)
+        check_fit(watched, params, loss_0, state, total)
     if state.adam:
         d = adam_direction(d, *moments(state, given), state.step + 1)
     if fit:
@@ -124,127 +121,21 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     return numbers._replace(lr=state.lr)
 
 
-# --------------------------------------------------------------------------- what step refuses
-
-def as_parameters(params):
-    """`params` as a list, each once. ValueError if one of them is no parameter."""
-    params = [params] if torch.is_tensor(params) else list(params)
-    for p in params:
-        if not torch.is_tensor(p) or not p.is_leaf:
-            raise ValueError(f"params: has a {type(p).__name__} that is no parameter: pass "
-                             "model.parameters(), or a list of leaf tensors")
-    return list(dict.fromkeys(params))
-
-
-def movable(params):
-    """The parameters that require a gradient, as a list.
-
-    ValueError if there are none, if they are not all on one device and float32 or float64 (lower
-    precision rounds small steps away), or if one shares memory with another parameter.
-    """
-    given = as_parameters(params)
-    params = [p for p in given if p.requires_grad]
-    found = sorted({f"{p.dtype} on {p.device}" for p in params})
-    if not params or len({p.device for p in params}) > 1 or \
-            {p.dtype for p in params} - {torch.float32, torch.float64}:
-        raise ValueError(f"params: those that require a gradient: {', '.join(found) or 'none'}; "
-                         "they must be float32 or float64, on one device (autocast is for less)")
-    end, owner = 0, None       # behind the memory seen so far, and the parameter that ends there
-    for p in sorted((p for p in given if p.numel() and p.data_ptr()), key=torch.Tensor.data_ptr):
-        if p.data_ptr() < end and (p.requires_grad or owner.requires_grad):
-            raise ValueError(f"params: two of them, {[*owner.shape]} and {[*p.shape]}, share memory "
-                             "and would count twice: make them one (b.weight = a.weight)")
-        size = 1 + sum((n - 1) * stride for n, stride in zip(p.shape, p.stride()))
-        if p.data_ptr() + size * p.element_size() > end:
-            end, owner = p.data_ptr() + size * p.element_size(), p
-    return params
-
-
-def moments(state, given):
-    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters.
-
-    Known by shape and by their places among all parameters given, the frozen ones too. If you pass
-    only those that move, an exchange of one for another of its shape goes unseen.
-    """
-    moving = [i for i, p in enumerate(given) if p.requires_grad]
-    if state.m is None:
-        state.moving = moving
-        state.m, state.v = ([torch.zeros_like(given[i]) for i in moving] for _ in range(2))
-    if state.moving != moving or [m.shape for m in state.m] != [given[i].shape for i in moving]:
-        raise ValueError("params: Adam's moments in state are those of other parameters: start a "
-                         "new State after you freeze or unfreeze one")
-    return state.m, state.v
-
-
-def check_total(total):
-    """ValueError if several processes run and none sums their shares: their copies would part."""
-    n = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if n > 1 and total is None:
-        raise ValueError(f"total: missing, but {n} processes run and must sum their losses and "
-                         "gradients (for separate runs: total=lambda tensors: None)")
-
-
-def check_lr(lr):
-    """ValueError if AutoLR cannot start from this learning rate."""
-    if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
-        raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
-
-
-def check_repeats(losses, loss_0, params, total):
-    """ValueError if a loss of value loss_0 has another value when it is evaluated again."""
-    again = loss_only(losses, total)
-    if not abs(again - loss_0) <= rounding(params, loss_0, again):
-        raise ValueError(f"retain, or probe_on: the loss was {loss_0:.8g} and is {again:.8g} at the "
-                         "same place, so AutoLR cannot compare (dropout, or a new batch at each "
-                         "call? else it is too coarse: pass probe_on in float32)")
-
-
-@contextlib.contextmanager
-def reentrant_refused():
-    """ValueError where a loss checkpoints activations with use_reentrant=True: the block's
-    parameters may get no gradient, at most with a warning."""
-    def refuse(*_):
-        raise ValueError("checkpoint(..., use_reentrant=True) loses gradients: pass False")
-    CheckpointFunction.forward = staticmethod(refuse)
-    try:
-        yield
-    finally:
-        CheckpointFunction.forward = REENTRANT
-
-
 # --------------------------------------------------------------------------- two gradients
-
-def as_list(losses, name="retain"):
-    losses = [losses] if callable(losses) or torch.is_tensor(losses) else list(losses)
-    if not losses or not all(map(callable, losses)):
-        raise ValueError(f"{name}: pass a function that returns the loss, or a list of them (this is "
-                         "a tensor, an empty list, or an iterator already used up)")
-    return losses
-
-
-def evaluate(part, name):
-    """The value of one of a loss's functions. ValueError if that is no scalar tensor."""
-    value = part()
-    if not torch.is_tensor(value) or value.dim():
-        kind = f"shape {[*value.shape]}" if torch.is_tensor(value) else f"a {type(value).__name__}"
-        raise ValueError(f"{name}: a loss returned {kind}, but must return a scalar tensor")
-    return value
-
 
 def loss_and_grad(losses, params, total=None, name="retain"):
     """One task's loss (0-dim tensor) and its gradient (list of tensors shaped as params).
 
     losses: a function, or a list of functions whose gradients are summed; norms are taken later,
-    of the sum. A parameter that the loss does not reach gets zeros. total: see `step`. The
-    parameters' .grad is emptied before and after. ValueError, which begins with `name`, if a
-    loss is no scalar or depends on no parameter.
+    of the sum. A parameter that the loss does not reach gets zeros. The parameters' .grad is
+    emptied before and after. total: see `step`. ValueError, with `name`, if a loss depends on no
+    parameter or is no scalar.
     """
     loss = 0.0
     for p in params:
         p.grad = None
     for part in as_list(losses, name):
-        with reentrant_refused():
-            value = evaluate(part, name)
+        value = evaluate(part, name)
         if not value.requires_grad:
             raise ValueError(f"{name}: a loss depends on no parameter (computed under no_grad?)")
         # backward() adds each part into p.grad, so only one gradient is held.
@@ -260,7 +151,7 @@ def loss_and_grad(losses, params, total=None, name="retain"):
 
 @torch.no_grad()
 def loss_only(losses, total=None, name="retain"):
-    """One task's loss as a float, by a forward pass only. Arguments as in `loss_and_grad`."""
+    """One task's loss as a float, by forward passes only. Arguments as in `loss_and_grad`."""
     loss = sum(evaluate(part, name) for part in as_list(losses, name))
     if total:
         total([loss])
@@ -268,7 +159,7 @@ def loss_only(losses, total=None, name="retain"):
 
 
 def in_float64(x):
-    """x in float64, on the CPU where its device has none (Apple's "mps")."""
+    """x in float64, on the CPU if its device has none (Apple's "mps")."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
@@ -302,14 +193,14 @@ def coefficients(method, numbers, c=0.5):
         ga         0,  1                      gradient ascent on the forget loss
         retain     1,  0                      fine-tuning on the retain set
         lossnorm   1 / L_R,  1 / L_F
-        pcgrad     1 + dot / ||g_R||^2,  1 + dot / ||g_F||^2;  where dot <= 0:  1,  1
+        pcgrad     1 + dot / ||g_R||^2,  1 + dot / ||g_F||^2;  if dot <= 0:  1,  1
         mgda       w,  1 - w,  w = (||g_F||^2 + dot) / ||g_R + g_F||^2, cut to 0 .. 1: the
-                   shortest such d;  where g_R + g_F = 0:  1/2,  1/2
+                   shortest such d;  if g_R + g_F = 0:  1/2,  1/2
 
-    pcgrad (Yu et al. 2020): g_R and -g_F conflict where dot > 0; each then loses its component
-    along the other, and the two are summed. mgda: Desideri 2012.
-    Raises Stationary where ngdiff or lossnorm would divide by 0 (or by a negative loss) and where
-    g_R and g_F point in the same direction, so that ngdiff's d is 0; ValueError on another method.
+    pcgrad (Yu et al. 2020): g_R and -g_F conflict if dot > 0; then each loses its component along
+    the other, and the two are summed. mgda: Desideri 2012.
+    Raises Stationary if ngdiff or lossnorm would divide by 0 (or by a negative loss) or if g_R and
+    g_F point in the same direction, which makes ngdiff's d 0; ValueError for another method.
     """
     loss_R, loss_F, norm_R, norm_F, dot = numbers[:5]
     if method == "ngdiff":
@@ -333,13 +224,13 @@ def coefficients(method, numbers, c=0.5):
         length2 = norm_R**2 + norm_F**2 + 2 * dot            # ||g_R + g_F||^2
         w = min(max((norm_F**2 + dot) / length2, 0.0), 1.0) if length2 > 0 else 0.5
         return w, 1 - w
-    raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)} (npo is gdiff "
-                     "with c = 0.5 and npo_objective as the forget loss)")
+    raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)} (npo: gdiff "
+                     "with c=0.5 and the mean of npo_objective as the forget loss)")
 
 
 def direction(grad_retain, grad_forget, a, b):
-    """d = a g_R - b g_F, written over grad_retain's tensors. Returns grad_retain: no third list."""
-    # The minus sign of forgetting: the one place where L_F is turned from falling to rising.
+    """d = a g_R - b g_F, written over grad_retain, which is returned: no third list is made."""
+    # The minus sign of forgetting: only here does L_F turn from falling to rising.
     for g_R, g_F in zip(grad_retain, grad_forget):
         g_R.mul_(a).sub_(g_F, alpha=b)
     return grad_retain
@@ -349,8 +240,8 @@ def npo_objective(loss_rows, loss_rows_target, beta=0.1):
     """What negative preference optimization raises in L_F's place (Zhang et al. 2024).
 
     loss_rows, loss_rows_target (B,): each row's summed loss in nats, under the model and under
-    the frozen target model. Returns (B,): the batch's objective is their mean. As a row's loss
-    passes the target's, its gradient fades, unlike gradient ascent's.
+    the frozen target model. Returns (B,): the batch's objective is their mean. A row's gradient
+    fades as its loss passes the target's; gradient ascent's does not.
     """
     # (2 / beta) log sigma(beta (l(x) - l_target(x)))
     return 2 / beta * torch.nn.functional.logsigmoid(beta * (loss_rows - loss_rows_target))
@@ -361,8 +252,8 @@ def level_objective(loss_rows, n_tokens, level):
 
     loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; level: the mean
     loss of rows that were never seen, nats per token. Returns (B,): the batch's objective is their
-    sum divided by its number of answer tokens. Its gradient is that of L_F with each row weighted
-    by 1 - l/level, l the row's mean loss: 1 if known by heart, 0 at the level, negative beyond.
+    sum divided by its number of answer tokens. The gradient is L_F's with each row weighted by
+    1 - l/level, l the row's mean loss: 1 if known by heart, 0 at the level, negative beyond.
     """
     # -n_x (l(x) - level)^2 / (2 level),  l(x) = loss_rows / n_x
     return -n_tokens * (loss_rows / n_tokens - level)**2 / (2 * level)
@@ -380,7 +271,7 @@ def adam_direction(d, m, v, step, beta1=0.9, beta2=0.999, eps=1e-8):
     """Adam's preconditioning of d (Kingma and Ba 2015), written over d.
 
     d, m, v: lists shaped as the parameters. The moments m and v (zeros before step 1) advance once,
-    in place. step: from 1 on. AutoLR comes later, and fits along the vector that is applied.
+    in place. step: counts from 1. AutoLR comes later and fits along the vector that is applied.
     """
     for g, m_p, v_p in zip(d, m, v):
         m_p.lerp_(g, 1 - beta1)                              # m <- beta1 m + (1 - beta1) g
@@ -397,8 +288,8 @@ def parabola(loss_minus, loss_0, loss_plus, lr):
 
     loss_plus = L_R(theta - lr d), a step ahead; loss_minus = L_R(theta + lr d), a step back. So
     L_R(theta - lr d) = loss_0 - slope lr + curvature lr^2 / 2, lowest at slope / curvature.
-    slope = g_R.d (nats per unit of lr) is positive where a step lowers L_R; curvature = d.H_R d,
-    H_R the Hessian. Both are exact where L_R is quadratic, elsewhere off by O(lr^2).
+    slope = g_R.d (nats per unit of lr) is positive if a step lowers L_R; curvature = d.H_R d,
+    H_R the Hessian. Both are exact if L_R is quadratic, and otherwise off by O(lr^2).
     """
     slope = (loss_minus - loss_plus) / (2 * lr)
     curvature = (loss_plus - 2 * loss_0 + loss_minus) / lr**2
@@ -410,7 +301,7 @@ def probe(losses, params, d, lr, total=None):
     """(loss_minus, loss_plus): floats, the loss at theta + lr d and at theta - lr d.
 
     The parameters come back bit for bit, also if a loss raises: they are restored from a copy,
-    since adding and subtracting again is not exact in floating point. losses, total: see
+    because adding and subtracting is not exact in floating point. losses, total: see
     `loss_and_grad`. Cost: two forward passes and one copy of the parameters.
     """
     saved, probed = [p.detach().clone() for p in params], []
@@ -423,13 +314,6 @@ def probe(losses, params, d, lr, total=None):
         for p, s in zip(params, saved):
             p.copy_(s)
     return probed
-
-
-def rounding(params, *losses):
-    """How far losses may differ by rounding only: a share of them, so that no unit matters.
-
-    Seen: second differences of up to 51 eps times the loss (.007 nats, one row known by heart)."""
-    return 256 * torch.finfo(params[0].dtype).eps * max(map(abs, losses))
 
 
 class Fit(NamedTuple):
@@ -446,14 +330,14 @@ def fit_lr(losses, params, d, loss_0, lr, total=None):
 
     loss_0: L_R(theta), on the same batch. Returns a Fit. Cost: two forward passes.
 
-        status          the first that is so                  next lr, within LR_RANGE
+        status          the first that holds                  next lr, within LR_RANGE
         not finite      slope or curvature infinite or NaN    lr/2
         no convexity    curvature <= 0, or lost in rounding   2 lr: look further away
         no descent      slope <= 0                            lr/2: look closer
         fit             none of these                         slope / curvature, within lr/2 .. 2 lr
     """
-    # DIFFERS: the paper takes slope / curvature as it is. A parabola says little about a place far
-    # from its three points, so one fit moves lr by a factor of 2 at most.
+    # DIFFERS: the paper takes slope / curvature as it is. A parabola says little about places far
+    # from its three points, so one fit changes lr by at most a factor of 2.
     low, high = max(lr / 2, LR_RANGE[0]), min(lr * 2, LR_RANGE[1])
     loss_minus, loss_plus = probe(losses, params, d, lr, total)
     slope, curvature = parabola(loss_minus, loss_0, loss_plus, lr)
@@ -472,9 +356,9 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
     """AutoLR: (learning rate for the next steps, list of the Fits that led to it).
 
     max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
-    until that moves by less than 15 %, so that any first lr ends in the same place. If it never
-    does, the given lr is kept and the last Fit's status is "not settled". With max_fits = 1 the one
-    Fit's lr is taken, whatever its status.
+    until this moves by less than 15 %, so that any first lr ends in the same place. If it never
+    does, the given lr is kept and the last Fit's status is "not settled". With max_fits = 1 the
+    only Fit's lr is taken, whatever its status.
     Raises ValueError if lr is outside LR_RANGE. Cost: two forward passes a fit.
     """
     check_lr(lr)
@@ -487,3 +371,107 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
     if max_fits > 1:
         lr, fits[-1] = guess, fit._replace(status="not settled", lr=guess)
     return lr, fits
+
+
+# --------------------------------------------------------------------------- what step refuses
+
+def movable(params):
+    """The parameters that require a gradient, as a list.
+
+    ValueError if there are none, if they are not all on one device and float32 or float64 (lower
+    precision rounds small steps away), or if one shares memory with another parameter.
+    """
+    given = list(dict.fromkeys(params))                                     # each once
+    for p in given:
+        if not torch.is_tensor(p) or not p.is_leaf:
+            raise ValueError(f"params: {type(p).__name__} is no parameter; pass model.parameters() "
+                             "or a list of leaf tensors")
+    params = [p for p in given if p.requires_grad]
+    found = sorted({f"{p.dtype} on {p.device}" for p in params})
+    if not params or len({p.device for p in params}) > 1 or \
+            {p.dtype for p in params} - {torch.float32, torch.float64}:
+        raise ValueError(f"params: those that require a gradient: {', '.join(found) or 'none'}; "
+                         "they must be float32 or float64, on one device (for less, use autocast)")
+    end, owner = 0, None       # where the memory seen so far ends, and whose it is there
+    for p in sorted((p for p in given if p.numel() and p.data_ptr()), key=torch.Tensor.data_ptr):
+        if p.data_ptr() < end and (p.requires_grad or owner.requires_grad):
+            raise ValueError(f"params: two, of shapes {[*owner.shape]} and {[*p.shape]}, share "
+                             "memory and would count twice: make them one (b.weight = a.weight)")
+        n = 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride()))
+        if p.data_ptr() + n * p.element_size() > end:
+            end, owner = p.data_ptr() + n * p.element_size(), p
+    return params
+
+
+def moments(state, given):
+    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters.
+
+    These are known by shape and by their places among the given ones, frozen ones included. So if
+    you pass only those that move, another selection of the same shapes goes unnoticed.
+    """
+    moving = [i for i, p in enumerate(given) if p.requires_grad]
+    if state.m is None:
+        state.moving = moving
+        state.m, state.v = ([torch.zeros_like(given[i]) for i in moving] for _ in range(2))
+    if state.moving != moving or [m.shape for m in state.m] != [given[i].shape for i in moving]:
+        raise ValueError("params: Adam's moments in state belong to other parameters; start a new "
+                         "State after freezing or unfreezing one")
+    return state.m, state.v
+
+
+def as_list(losses, name="retain"):
+    losses = [losses] if callable(losses) or torch.is_tensor(losses) else list(losses)
+    if not losses or not all(map(callable, losses)):
+        raise ValueError(f"{name}: neither a function that returns the loss nor a list of such "
+                         "functions (but a tensor, an empty list, or an iterator already used up?)")
+    return losses
+
+
+def refuse_reentrant(*_):
+    raise ValueError("retain, forget: checkpoint(..., use_reentrant=True) loses gradients: use "
+                     "False")
+
+
+def evaluate(part, name):
+    """The value of one of a loss's functions. ValueError if it is no scalar tensor, or if it uses
+    reentrant checkpoints: then some parameters get no gradient, and torch at most warns."""
+    CheckpointFunction.forward = staticmethod(refuse_reentrant)
+    try:
+        value = part()
+    finally:
+        CheckpointFunction.forward = REENTRANT
+    if not torch.is_tensor(value) or value.dim():
+        kind = f"shape {[*value.shape]}" if torch.is_tensor(value) else type(value).__name__
+        raise ValueError(f"{name}: the loss must be a scalar tensor, but is {kind}")
+    return value
+
+
+def check_total(total):
+    """ValueError if several processes run and nothing sums their gradients: the models would part."""
+    n = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if n > 1 and total is None:
+        raise ValueError(f"total: None, but {n} processes run, and step must sum their gradients "
+                         "(if each has a run of its own: total=lambda tensors: None)")
+
+
+def check_lr(lr):
+    if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
+        raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
+
+
+def check_fit(losses, params, loss_0, state, total):
+    """ValueError if AutoLR cannot start, or (at the first step) if the loss, evaluated again, is no
+    longer loss_0."""
+    check_lr(state.lr)
+    again = loss_0 if state.step else loss_only(losses, total)
+    if not abs(again - loss_0) <= rounding(params, loss_0, again):
+        raise ValueError(f"retain (or probe_on): the loss is {loss_0:.8g}, evaluated again it is "
+                         f"{again:.8g}: dropout, or a new batch at each call? (If passes run in "
+                         "bfloat16: pass probe_on in float32.)")
+
+
+def rounding(params, *losses):
+    """How far losses can differ by rounding only. A share of the losses, so their unit is free.
+
+    256: second differences were up to 51 eps times the loss, for one row known by heart."""
+    return 256 * torch.finfo(params[0].dtype).eps * max(map(abs, losses))
