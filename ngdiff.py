@@ -447,7 +447,7 @@ def evaluate(part, name):
 
 
 def check_total(total):
-    """ValueError if several processes run and nothing sums their gradients: the models would part."""
+    """ValueError if several processes run and nothing sums their gradients: models would part."""
     n = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if n > 1 and total is None:
         raise ValueError(f"total: None, but {n} processes run, and step must sum their gradients "

@@ -103,6 +103,14 @@ def test_a_cache_gives_the_same_as_the_whole_row_at_once(model, first):
     assert cache[:, :, :, 12:].isnan().all(), "nothing behind the row's last token"
 
 
+def test_several_tokens_behind_a_filled_cache_see_no_later_token(model):
+    attention = model.transformer.h[0].attn
+    x = torch.randn(2, 9, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    cache, pieces = torch.zeros(2, 2, 2, 9, 8, dtype=torch.float64), ((0, 3), (3, 5), (5, 9))
+    parts = [attention(x[:, a:b], cache, a) for a, b in pieces]
+    assert torch.allclose(torch.cat(parts, 1), attention(x), rtol=1e-9)
+
+
 def greedy_uncached(model, prompt, max_new, stop):
     tokens = list(prompt)
     while len(tokens) < min(len(prompt) + max_new, model.config.block_size):
