@@ -16,7 +16,7 @@ from theory import on_a_gpt, pareto_front, table, toy
 from theory.__main__ import NAMES
 
 SMALLER = {     # arguments that make a script's claims() faster
-    "pareto_front": dict(n_paths=1, largest=30.0),
+    "pareto_front": dict(n_paths=1, largest=20.0),
     "stationary": dict(n_starts=2, largest=30.0),
     "scale_free": dict(largest=10.0), "step_size": dict(n_points=2),
     "improvement_cone": dict(ratios=tuple(np.geomspace(1e-3, 1e3, 7)),

@@ -125,7 +125,7 @@ def arrivals(n, **options):
 
 
 def gdiff_ends(p):
-    return [end(p, lr=0.1, steps=500, method="gdiff", c=c) for c in COSTS]
+    return [end(p, lr=0.1, steps=700, method="gdiff", c=c) for c in COSTS]
 
 
 # --------------------------------------------------------------------------- claims

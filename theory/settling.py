@@ -3,8 +3,8 @@
 Claim: a fit moves lr by a factor of 2 at most, and the first step repeats it until lr moves by less
 than 15 %. So from any first guess lr0 it ends in the same place, on a quadratic after
 ceil(|log2(lr*/lr0)|) + 1 fits (one less if the last of the moves is below 15 %). Later fits come
-every `lazy` steps: T steps cost 2 T + 2 fits + 1 loss evaluations. (The first fit evaluates L_R once
-more, to see that it does not change from call to call.)
+every `lazy` steps: T steps cost 2 T + 2 fits + 1 loss evaluations. (The first fit evaluates L_R
+once more, to see that it does not change from call to call.)
 
 Assumptions: L_R quadratic along d, and a fit at each step. What the paper leaves out:
 
