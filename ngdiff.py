@@ -82,20 +82,21 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
          total=None):
     """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
-    retain, forget: the losses, as the top of this file says. Enter autocast inside a loss, not
-    around step. params: any iterable; a parameter that requires no gradient stays as it is. state:
-    a State, updated. method, c: see `coefficients`. lazy: AutoLR fits every `lazy` steps, 0: never;
-    the default is 10 with ngdiff and 0 with all others. probe_on: another retain loss for AutoLR (a
-    second batch; or the same one in float32, if the passes run in bfloat16, too coarse for a fit).
+    retain, forget: the losses, as the top of this file says; each must be deterministic. Enter
+    autocast inside a loss, not around step. params: any iterable; a parameter that requires no
+    gradient stays as it is. state: a State, updated. method, c: see `coefficients`. lazy: AutoLR
+    fits every `lazy` steps, 0: never; None: 10 with ngdiff and 0 with every other method.
+    probe_on: another retain loss for AutoLR (a second batch; or the same one in float32 if the
+    passes run in bfloat16, which is too coarse for a fit).
     total: for several processes, each with its share of every loss: total(tensors) must sum each
     tensor of the list over the processes, in place. All losses and gradients go through it.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
-    gradient is not finite, ValueError for what it cannot do right. If it raises, no parameter has
-    changed, and state only if a probe raised (Adam's moments come first). The parameters' .grad is
-    overwritten and emptied. In train mode the probes would also change BatchNorm's statistics.
-    Cost: a forward and a backward pass on each loss; for each fit two more forward passes on
-    retain, and three for the first.
+    gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
+    nor has state, unless a loss itself fails in a probe: Adam's moments come first. The
+    parameters' .grad is overwritten and emptied. In train mode the probes would also change
+    BatchNorm's statistics. Cost: a forward and a backward pass on each loss; two more forward
+    passes on retain for each fit, and one more at the first step.
     """
     given, retain, forget = list(dict.fromkeys(params)), as_list(retain), as_list(forget, "forget")
     params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")

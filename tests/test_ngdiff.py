@@ -448,8 +448,8 @@ def test_a_fit_that_finds_no_lowest_point_says_why(status, factor, loss):
 
 @pytest.mark.parametrize("size", [1.0, 1e6, 1e-6])
 def test_a_curvature_that_rounding_may_have_made_is_no_convexity(size):
-    """A second difference of 2e-6 of the loss is rounding in float32 and a curvature in float64; one
-    of 4e-14 is rounding in float64 too. The loss's size does not matter."""
+    """A second difference of 2e-6 of the loss is rounding in float32 and a curvature in float64, one
+    of 4e-14 is rounding in both. The loss's size does not matter."""
     bent = lambda bend: lambda x: size * (1 + torch.where(x == 0, 0.0, bend).double())
     assert fit_of(bent(1e-6), dtype=torch.float32).status == "no convexity"
     assert fit_of(bent(1e-4), dtype=torch.float32).status == "no descent"
@@ -775,7 +775,8 @@ def test_a_loss_that_is_none_is_refused_by_its_name(name):
     """An empty list, a tensor, a loss with an extra, of shape (1,), of no parameter."""
     model, L_R, L_F = linear()
     wrong = {"neither a function": ([], L_R(), [L_R()], iter([])),
-             "is tuple": (lambda: (L_R(), 1),), r"shape \[1\]": (lambda: L_R()[None],), "is float": (lambda: 1.0,)}
+             "is tuple": (lambda: (L_R(), 1),), "is float": (lambda: 1.0,),
+             r"shape \[1\]": (lambda: L_R()[None],)}
     if name != "probe_on":
         wrong["no parameter"] = lambda: L_R().detach(),
     for words, losses in wrong.items():
