@@ -448,8 +448,8 @@ def test_a_fit_that_finds_no_lowest_point_says_why(status, factor, loss):
 
 @pytest.mark.parametrize("size", [1.0, 1e6, 1e-6])
 def test_a_curvature_that_rounding_may_have_made_is_no_convexity(size):
-    """A second difference of 2e-6 of the loss is rounding in float32 and a curvature in float64, one
-    of 4e-14 is rounding in both. The loss's size does not matter."""
+    """A second difference of 2e-6 of the loss is rounding in float32 and a curvature in float64;
+    one of 4e-14 is rounding in both."""
     bent = lambda bend: lambda x: size * (1 + torch.where(x == 0, 0.0, bend).double())
     assert fit_of(bent(1e-6), dtype=torch.float32).status == "no convexity"
     assert fit_of(bent(1e-4), dtype=torch.float32).status == "no descent"

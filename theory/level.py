@@ -12,7 +12,7 @@ not needed for it: gradient difference with any c ends there as well.
 
 Assumptions: room (level_curve.py shows what happens without it), and a learning rate that falls,
 but not too fast. Where it fails: with a fixed one NGDiff circles the goal, at about that distance,
-for d does not shrink with the gradients. AutoLR looks at L_R alone, and its lr falls with |g_R|.
+for d does not shrink with the gradients. AutoLR looks only at L_R, and its lr falls with |g_R|.
 Fitted at each step, it brings L_R to 0 so fast that the run freezes before the rows are at B.
 Fitted every 10th step, only some runs arrive.
 
