@@ -3,7 +3,7 @@
 Learned positions, pre-norm blocks, GELU (tanh form), output head tied to the token embedding. The
 parameters have the names that published GPT-2 weights have. Two things differ from the usual file,
 both for speed only:
-  - logits, and the last block's MLP, are computed at the labelled positions alone (an unlabelled
+  - logits, and the last block's MLP, are computed only at the labelled positions (an unlabelled
     one enters no loss);
   - `generate` answers many prompts of different lengths at once, with a key/value cache.
 
@@ -43,9 +43,12 @@ class Attention(nn.Module):
         if cache is not None:                                     # cache (2, B, H, Tmax, D)
             cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
             k, v = cache[:, :, :, :start + T]                     # all keys and values so far
-        # A single new token may look at everything before it; several start from an empty cache.
-        # (Spelled out, for a compiled T > 1 is no bool.)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True if T > 1 else False)
+        # One new token sees all keys, and needs no mask. is_causal counts from the first key, so
+        # several tokens behind others need their own mask (T, start + T).
+        mask = x.new_ones(T, start + T, dtype=torch.bool).tril(start) if start and T > 1 else None
+        # (Spelled out because T > 1 is no bool when it is compiled.)
+        causal = True if T > 1 and mask is None else False
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
@@ -91,14 +94,14 @@ class GPT(nn.Module):
         self.lm_head.weight = self.transformer.wte.weight         # tied: one tensor, two uses
         for name, p in self.named_parameters():                   # GPT-2's initialisation
             if p.dim() > 1:
-                # Each block adds twice to the residual stream: its scale is divided out.
+                # Each block adds twice to the residual stream, so these weights start smaller.
                 deep = math.sqrt(2 * config.n_layer) if name.endswith("c_proj.weight") else 1.0
                 nn.init.normal_(p, std=0.02 / deep)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
     def hidden(self, tokens, positions=None, cache=None, start=0):
-        """Last block's output, (M, C) at `positions`, or (B, T, C) where that is None."""
+        """Last block's output, (M, C) at `positions`, or (B, T, C) if that is None."""
         T, t = tokens.shape[1], self.transformer
         if start + T > self.config.block_size:
             raise ValueError(f"{start + T} tokens, but the context holds {self.config.block_size}")
@@ -121,8 +124,8 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def token_losses(self, batch, piece=2**23):
-        """What forward gives, for measuring: `piece` logits at a time. At GPT-2's vocabulary all
-        are a gigabyte, which takes longer to get from the system than to fill."""
+        """The same losses as forward's, for measuring: `piece` logits at a time. At GPT-2's
+        vocabulary all are a gigabyte, and allocating that is slower than filling it."""
         n = max(1, piece // self.config.vocab_size)
         x = self.hidden(batch.tokens, batch.positions)
         return torch.cat([F.cross_entropy(self.lm_head(rows), labels, reduction="none")
@@ -132,11 +135,11 @@ class GPT(nn.Module):
     def generate(self, prompts, max_new, stop):
         """Greedy continuations of `prompts` (lists of token ids, any lengths), as lists of ids.
 
-        Each ends before the token `stop`, after `max_new` tokens, or where the context is full.
-        All rows walk along the same positions: where a row still has prompt left its next token
-        is read from there, and is the model's choice after that. So nothing is padded on the left
-        and nothing masked, and a batch gives what each prompt gives alone. Cost: one pass over
-        the shortest prompt, then one pass of a single token a row for each further position.
+        Each ends before the token `stop`, after `max_new` tokens, or when the context is full.
+        All rows move along the same positions. A row reads its next token from its prompt, and
+        after the prompt's end the model chooses it. So nothing is padded on the left or masked,
+        and a prompt's answer does not depend on the others in its batch. Cost: one pass over the
+        shortest prompt, then one pass of a single token a row for each further position.
         """
         if not prompts or min(map(len, prompts)) == 0:
             raise ValueError("generate needs at least one prompt, and no empty one")
@@ -158,7 +161,7 @@ class GPT(nn.Module):
         while t < T and not done.all():
             x = self.hidden(tokens[:, start:t], cache=cache, start=start)[:, -1]      # (B, C)
             free = ((t >= lengths) & ~done).nonzero().squeeze(1)  # past the prompt, still talking
-            # No other row needs the head, which takes most of the time where V is 50,257.
+            # No other row needs the head, which takes most of the time if V is 50,257.
             tokens[free, t] = self.lm_head(x[free]).argmax(-1)
             done |= (tokens[:, t] == stop) & (t >= lengths) | (t + 1 >= ends)
             start, t = t, t + 1

@@ -16,8 +16,8 @@ generalized Newton's method" (ICLR 2025, arXiv 2407.02772).
     d          direction                  what is subtracted; always a g_R - b g_F    -
     eta        lr                         learning rate                               -
 
-This file knows nothing of language models. To unlearn any module with it, put the module in eval
-mode (AutoLR compares losses, so dropout must be off), then:
+This file knows nothing of language models. To unlearn any module, put it in eval mode (AutoLR
+compares losses, so dropout must be off), then:
 
     state = ngdiff.State()
     for retain, forget in batches:
@@ -31,10 +31,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
+from torch.utils.checkpoint import CheckpointFunction
 
-METHODS = ("ngdiff", "gdiff", "ga", "retain", "lossnorm", "pcgrad", "mgda", "npo")
-FITS_AT_START = 60       # AutoLR's first step: at most so many fits
-LR_RANGE = 1e-10, 1e4    # AutoLR neither starts nor ends outside
+METHODS = ("ngdiff", "gdiff", "ga", "retain", "lossnorm", "pcgrad", "mgda")
+REENTRANT = CheckpointFunction.forward
+FITS_AT_START = 60       # AutoLR's first step makes at most this many fits
+LR_RANGE = 1e-10, 1e4    # AutoLR's learning rates stay within
 
 
 class Stationary(Exception):
@@ -49,8 +52,9 @@ class State:
     lr: float = 0.01       # learning rate of the last step; before the first one, AutoLR's guess
     step: int = 0          # steps taken
     adam: bool = False     # precondition d as Adam does
-    m: list = None         # Adam's two moments, lists shaped as the parameters that move;
-    v: list = None         # made at the first step
+    m: list = None         # Adam's two moments, lists shaped as the parameters that move
+    v: list = None
+    moving: list = None    # and the places of these parameters among all that step was given
 
 
 class Numbers(NamedTuple):
@@ -69,46 +73,48 @@ class Numbers(NamedTuple):
 
     @property
     def cos(self):
-        """Cosine of the angle between g_R and g_F; 0 where one of them is zero."""
+        """Cosine of the angle between g_R and g_F; 0 if one of them is zero."""
         product = self.norm_retain * self.norm_forget
         return self.dot / product if product else 0.0
 
 
-def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, probe_on=None,
+def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, probe_on=None,
          total=None):
     """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
-    retain, forget: the losses, as the top of this file says; called twice, each gives the same
-    value. params: any iterable; a parameter that requires no gradient stays as it is. state: a
-    State, updated (Adam's moments once a step, fit or no fit). method, c: see `coefficients`. lazy:
-    AutoLR fits every `lazy` steps; 0: never, as it should be for other methods than ngdiff. Enter
-    autocast inside a loss, not around step.
-    probe_on: another retain loss for AutoLR to look at (a second batch; or the same one in float32
-    where the passes run in bfloat16, too coarse for the fit).
+    retain, forget: the losses, as the top of this file says; each must be deterministic. Enter
+    autocast inside a loss, not around step. params: any iterable; a parameter that requires no
+    gradient stays as it is. state: a State, updated. method, c: see `coefficients`. lazy: AutoLR
+    fits every `lazy` steps, 0: never; None: 10 with ngdiff and 0 with every other method.
+    probe_on: another retain loss for AutoLR (a second batch; or the same one in float32 if the
+    passes run in bfloat16, which is too coarse for a fit).
     total: for several processes, each with its share of every loss: total(tensors) must sum each
     tensor of the list over the processes, in place. All losses and gradients go through it.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
-    gradient is not finite, ValueError for what `movable` or `autolr` refuses. If it raises, no
-    parameter has changed. The parameters' .grad is overwritten and emptied. In train mode the
-    probes would also change BatchNorm's statistics. Cost: a forward and a backward pass on each
-    loss, and two more forward passes on retain for each fit.
+    gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
+    nor has state, unless a loss itself fails in a probe: Adam's moments come first. The
+    parameters' .grad is overwritten and emptied. In train mode the probes would also change
+    BatchNorm's statistics. Cost: a forward and a backward pass on each loss; two more forward
+    passes on retain for each fit, and one more at the first step.
     """
-    params, retain, forget = movable(params), as_list(retain), as_list(forget)
-    probe_on = None if probe_on is None else as_list(probe_on)
+    given, retain, forget = list(dict.fromkeys(params)), as_list(retain), as_list(forget, "forget")
+    params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")
+    check_total(total)
     loss_retain, grad_retain = loss_and_grad(retain, params, total)
-    loss_forget, grad_forget = loss_and_grad(forget, params, total)
+    loss_forget, grad_forget = loss_and_grad(forget, params, total, "forget")
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
-    a, b = coefficients(method, numbers, c)
-    d = direction(grad_retain, grad_forget, a, b)
-    del grad_retain, grad_forget                  # d stands in the memory of the first
+    d = direction(grad_retain, grad_forget, *coefficients(method, numbers, c))
+    del grad_retain, grad_forget                  # d reuses grad_retain's memory
+    lazy = 10 * (method == "ngdiff") if lazy is None else lazy
+    fit = lazy and state.step % lazy == 0
+    if fit:
+        loss_0 = numbers.loss_retain if probe_on is None else loss_only(watched, total, "probe_on")
+        check_fit(watched, params, loss_0, state, total)
     if state.adam:
-        if state.m is None:
-            state.m, state.v = ([torch.zeros_like(p) for p in params] for _ in range(2))
-        d = adam_direction(d, state.m, state.v, state.step + 1)
-    if lazy and state.step % lazy == 0:
-        loss_0 = loss_only(probe_on, total) if probe_on else numbers.loss_retain
-        state.lr, fits = autolr(probe_on or retain, params, d, loss_0, state.lr,
+        d = adam_direction(d, *moments(state, given), state.step + 1)
+    if fit:
+        state.lr, fits = autolr(watched, params, d, loss_0, state.lr,
                                 max_fits=1 if state.step else FITS_AT_START, total=total)
         numbers = numbers._replace(fits=len(fits), **dict(fits[-1]._asdict(), lr=None))
     update(params, d, state.lr)
@@ -118,38 +124,25 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=10, prob
 
 # --------------------------------------------------------------------------- two gradients
 
-def movable(params):
-    """The parameters that require a gradient, as a list. ValueError if there are none, or if they
-    are not all on one device and float32 or float64: in less, a step is lost in rounding."""
-    params = [p for p in dict.fromkeys(params) if p.requires_grad]     # each once
-    found = sorted({f"{p.dtype} on {p.device}" for p in params})
-    if not params or len({p.device for p in params}) > 1 or \
-            {p.dtype for p in params} - {torch.float32, torch.float64}:
-        raise ValueError(f"parameters that require a gradient: {', '.join(found) or 'none'}; they "
-                         "must be float32 or float64, on one device (autocast runs passes in less)")
-    return params
-
-
-def loss_and_grad(losses, params, total=None):
+def loss_and_grad(losses, params, total=None, name="retain"):
     """One task's loss (0-dim tensor) and its gradient (list of tensors shaped as params).
 
     losses: a function, or a list of functions whose gradients are summed; norms are taken later,
-    of the sum. A parameter that the loss does not reach gets zeros. total: see `step`. The
-    parameters' .grad is emptied before and after. ValueError if a loss depends on no parameter.
+    of the sum. A parameter that the loss does not reach gets zeros. The parameters' .grad is
+    emptied before and after. total: see `step`. ValueError, with `name`, if a loss depends on no
+    parameter or is no scalar.
     """
     loss = 0.0
     for p in params:
         p.grad = None
-    for part in as_list(losses):
-        value = part()
+    for part in as_list(losses, name):
+        value = evaluate(part, name)
         if not value.requires_grad:
-            raise ValueError("a loss depends on no parameter (was it computed under no_grad?)")
-        # Summed in p.grad, tensor by tensor as the backward pass reaches it: autograd.grad would
-        # make a second whole gradient for each further part. It stays there no longer than this.
+            raise ValueError(f"{name}: a loss depends on no parameter (computed under no_grad?)")
+        # backward() adds each part into p.grad, so only one gradient is held.
         value.backward(inputs=params)
         loss = loss + value.detach()
-    grad = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
-    grad = [g.to_dense() if g.is_sparse else g for g in grad]
+    grad = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in params]
     for p in params:
         p.grad = None
     if total:
@@ -158,23 +151,21 @@ def loss_and_grad(losses, params, total=None):
 
 
 @torch.no_grad()
-def loss_only(losses, total=None):
-    """One task's loss as a float, by a forward pass alone. Arguments as in `loss_and_grad`."""
-    loss = sum(part() for part in as_list(losses))
+def loss_only(losses, total=None, name="retain"):
+    """One task's loss as a float, by forward passes only. Arguments as in `loss_and_grad`."""
+    loss = sum(evaluate(part, name) for part in as_list(losses, name))
     if total:
         total([loss])
     return float(loss)
 
 
-def as_list(losses):
-    losses = [losses] if callable(losses) else list(losses)
-    if not losses:
-        raise ValueError("a loss is an empty list of functions (or an iterator already used up)")
-    return losses
+def in_float64(x):
+    """x in float64, on the CPU if its device has none (Apple's "mps")."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
-    """Numbers of which the first five are known, summed in float64 whatever the gradients' type.
+    """Numbers with its first five fields set, summed in float64 whatever the gradients' type.
 
     Losses: floats or 0-dim tensors; gradients: lists of tensors. FloatingPointError, which shows
     all five, if one is not finite. Cost: three reductions over the parameters, one transfer.
@@ -182,11 +173,11 @@ def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
     products = []
     for pair in zip(grad_retain, grad_forget):
         for r, f in zip(*(g.flatten().split(2**20) for g in pair)):     # few float64 copies
-            r, f = r.double(), f.double()
+            r, f = in_float64(r), in_float64(f)
             products += [r @ r, f @ f, r @ f]
     sums = torch.stack(products).view(-1, 3).sum(0)
-    losses = torch.stack((torch.as_tensor(loss_retain), torch.as_tensor(loss_forget)))
-    loss_R, loss_F, rr, ff, dot = torch.cat((losses.double().to(sums.device), sums)).tolist()
+    losses = [in_float64(torch.as_tensor(x)).to(sums.device) for x in (loss_retain, loss_forget)]
+    loss_R, loss_F, rr, ff, dot = torch.stack([*losses, *sums]).tolist()
     five = Numbers(loss_R, loss_F, math.sqrt(rr), math.sqrt(ff), dot)
     if not all(map(math.isfinite, five[:5])):
         raise FloatingPointError(", ".join(f"{k} {v:.6g}" for k, v in zip(five._fields, five[:5])))
@@ -200,18 +191,17 @@ def coefficients(method, numbers, c=0.5):
 
         ngdiff     1 / ||g_R||,  1 / ||g_F||
         gdiff      c,  1 - c                  gradient difference; the paper's c: 0.1, 0.5, 0.9
-        npo        1/2,  1/2                  with `npo_objective` in L_F's place
         ga         0,  1                      gradient ascent on the forget loss
         retain     1,  0                      fine-tuning on the retain set
         lossnorm   1 / L_R,  1 / L_F
-        pcgrad     1 + dot / ||g_R||^2,  1 + dot / ||g_F||^2;  where dot <= 0:  1,  1
+        pcgrad     1 + dot / ||g_R||^2,  1 + dot / ||g_F||^2;  if dot <= 0:  1,  1
         mgda       w,  1 - w,  w = (||g_F||^2 + dot) / ||g_R + g_F||^2, cut to 0 .. 1: the
-                   shortest such d;  where g_R + g_F = 0:  1/2,  1/2
+                   shortest such d;  if g_R + g_F = 0:  1/2,  1/2
 
-    pcgrad (Yu et al. 2020): g_R and -g_F conflict where dot > 0; each then loses its component
-    along the other, and the two are summed. mgda: Desideri 2012.
-    Raises Stationary where ngdiff or lossnorm would divide by 0 (or by a negative loss) and where
-    g_R and g_F point in the same direction, so that ngdiff's d is 0; ValueError on another method.
+    pcgrad (Yu et al. 2020): g_R and -g_F conflict if dot > 0; then each loses its component along
+    the other, and the two are summed. mgda: Desideri 2012.
+    Raises Stationary if ngdiff or lossnorm would divide by 0 (or by a negative loss) or if g_R and
+    g_F point in the same direction, which makes ngdiff's d 0; ValueError for another method.
     """
     loss_R, loss_F, norm_R, norm_F, dot = numbers[:5]
     if method == "ngdiff":
@@ -221,8 +211,8 @@ def coefficients(method, numbers, c=0.5):
         if numbers.cos > 1 - 1e-15:          # what float64 leaves of 1 - cos
             raise Stationary("g_R and g_F point in the same direction: d = 0, Pareto stationary")
         return 1 / norm_R, 1 / norm_F
-    if method in ("gdiff", "npo"):
-        return (c, 1 - c) if method == "gdiff" else (0.5, 0.5)
+    if method == "gdiff":
+        return c, 1 - c
     if method in ("ga", "retain"):
         return (0.0, 1.0) if method == "ga" else (1.0, 0.0)
     if method == "lossnorm":
@@ -235,12 +225,13 @@ def coefficients(method, numbers, c=0.5):
         length2 = norm_R**2 + norm_F**2 + 2 * dot            # ||g_R + g_F||^2
         w = min(max((norm_F**2 + dot) / length2, 0.0), 1.0) if length2 > 0 else 0.5
         return w, 1 - w
-    raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)}")
+    raise ValueError(f"method {method!r}: choose one of {', '.join(METHODS)} (npo: gdiff "
+                     "with c=0.5 and the mean of npo_objective as the forget loss)")
 
 
 def direction(grad_retain, grad_forget, a, b):
-    """d = a g_R - b g_F, written over grad_retain's tensors. Returns grad_retain: no third list."""
-    # The minus sign of forgetting: the one place where L_F is turned from falling to rising.
+    """d = a g_R - b g_F, written over grad_retain, which is returned: no third list is made."""
+    # The minus sign of forgetting: only here does L_F turn from falling to rising.
     for g_R, g_F in zip(grad_retain, grad_forget):
         g_R.mul_(a).sub_(g_F, alpha=b)
     return grad_retain
@@ -250,8 +241,8 @@ def npo_objective(loss_rows, loss_rows_target, beta=0.1):
     """What negative preference optimization raises in L_F's place (Zhang et al. 2024).
 
     loss_rows, loss_rows_target (B,): each row's summed loss in nats, under the model and under
-    the frozen target model. Returns (B,): the batch's objective is their mean. As a row's loss
-    passes the target's, its gradient fades, unlike gradient ascent's.
+    the frozen target model. Returns (B,): the batch's objective is their mean. A row's gradient
+    fades as its loss passes the target's; gradient ascent's does not.
     """
     # (2 / beta) log sigma(beta (l(x) - l_target(x)))
     return 2 / beta * torch.nn.functional.logsigmoid(beta * (loss_rows - loss_rows_target))
@@ -262,8 +253,8 @@ def level_objective(loss_rows, n_tokens, level):
 
     loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; level: the mean
     loss of rows that were never seen, nats per token. Returns (B,): the batch's objective is their
-    sum divided by its number of answer tokens. Its gradient is that of L_F with each row weighted
-    by 1 - l/level, l the row's mean loss: 1 if known by heart, 0 at the level, negative beyond.
+    sum divided by its number of answer tokens. The gradient is L_F's with each row weighted by
+    1 - l/level, l the row's mean loss: 1 if known by heart, 0 at the level, negative beyond.
     """
     # -n_x (l(x) - level)^2 / (2 level),  l(x) = loss_rows / n_x
     return -n_tokens * (loss_rows / n_tokens - level)**2 / (2 * level)
@@ -281,7 +272,7 @@ def adam_direction(d, m, v, step, beta1=0.9, beta2=0.999, eps=1e-8):
     """Adam's preconditioning of d (Kingma and Ba 2015), written over d.
 
     d, m, v: lists shaped as the parameters. The moments m and v (zeros before step 1) advance once,
-    in place. step: from 1 on. AutoLR comes later, and fits along the vector that is applied.
+    in place. step: counts from 1. AutoLR comes later and fits along the vector that is applied.
     """
     for g, m_p, v_p in zip(d, m, v):
         m_p.lerp_(g, 1 - beta1)                              # m <- beta1 m + (1 - beta1) g
@@ -298,8 +289,8 @@ def parabola(loss_minus, loss_0, loss_plus, lr):
 
     loss_plus = L_R(theta - lr d), a step ahead; loss_minus = L_R(theta + lr d), a step back. So
     L_R(theta - lr d) = loss_0 - slope lr + curvature lr^2 / 2, lowest at slope / curvature.
-    slope = g_R.d (nats per unit of lr) is positive where a step lowers L_R; curvature = d.H_R d,
-    H_R the Hessian. Both are exact where L_R is quadratic, elsewhere off by O(lr^2).
+    slope = g_R.d (nats per unit of lr) is positive if a step lowers L_R; curvature = d.H_R d,
+    H_R the Hessian. Both are exact if L_R is quadratic, and otherwise off by O(lr^2).
     """
     slope = (loss_minus - loss_plus) / (2 * lr)
     curvature = (loss_plus - 2 * loss_0 + loss_minus) / lr**2
@@ -311,7 +302,7 @@ def probe(losses, params, d, lr, total=None):
     """(loss_minus, loss_plus): floats, the loss at theta + lr d and at theta - lr d.
 
     The parameters come back bit for bit, also if a loss raises: they are restored from a copy,
-    since adding and subtracting again is not exact in floating point. losses, total: see
+    because adding and subtracting is not exact in floating point. losses, total: see
     `loss_and_grad`. Cost: two forward passes and one copy of the parameters.
     """
     saved, probed = [p.detach().clone() for p in params], []
@@ -340,23 +331,20 @@ def fit_lr(losses, params, d, loss_0, lr, total=None):
 
     loss_0: L_R(theta), on the same batch. Returns a Fit. Cost: two forward passes.
 
-        status          the first that is so                  next lr, within LR_RANGE
+        status          the first that holds                  next lr, within LR_RANGE
         not finite      slope or curvature infinite or NaN    lr/2
         no convexity    curvature <= 0, or lost in rounding   2 lr: look further away
         no descent      slope <= 0                            lr/2: look closer
         fit             none of these                         slope / curvature, within lr/2 .. 2 lr
     """
-    # DIFFERS: the paper takes slope / curvature as it is. A parabola says little about a place far
-    # from its three points, so one fit moves lr by a factor of 2 at most.
+    # DIFFERS: the paper takes slope / curvature as it is. A parabola says little about places far
+    # from its three points, so one fit changes lr by at most a factor of 2.
     low, high = max(lr / 2, LR_RANGE[0]), min(lr * 2, LR_RANGE[1])
     loss_minus, loss_plus = probe(losses, params, d, lr, total)
     slope, curvature = parabola(loss_minus, loss_0, loss_plus, lr)
     if not math.isfinite(slope + curvature):
         return Fit("not finite", lr, slope, curvature, low)
-    # A loss comes from logits of size 1 and more, so it carries an error of about eps, even where
-    # it is tiny itself. A smaller second difference is noise.
-    noise = 4 * torch.finfo(params[0].dtype).eps * max(1.0, abs(loss_minus), abs(loss_plus))
-    if curvature * lr**2 <= noise:
+    if curvature * lr**2 <= rounding(params, loss_minus, loss_0, loss_plus):
         return Fit("no convexity", lr, slope, curvature, high)
     if slope <= 0:
         # NGDiff's exact slope, ||g_R|| (1 - cos), is never negative: the probes were too far off.
@@ -369,13 +357,12 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
     """AutoLR: (learning rate for the next steps, list of the Fits that led to it).
 
     max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
-    until that moves by less than 15 %, so that any first lr ends in the same place. If it never
-    does, the given lr is kept and the last Fit's status is "not settled". With max_fits = 1 the one
-    Fit's lr is taken, whatever its status.
+    until this moves by less than 15 %, so that any first lr ends in the same place. If it never
+    does, the given lr is kept and the last Fit's status is "not settled". With max_fits = 1 the
+    only Fit's lr is taken, whatever its status.
     Raises ValueError if lr is outside LR_RANGE. Cost: two forward passes a fit.
     """
-    if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
-        raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
+    check_lr(lr)
     guess, fits = lr, []
     while len(fits) < max_fits:
         fits.append(fit_lr(losses, params, d, loss_0, lr, total))
@@ -385,3 +372,107 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
     if max_fits > 1:
         lr, fits[-1] = guess, fit._replace(status="not settled", lr=guess)
     return lr, fits
+
+
+# --------------------------------------------------------------------------- what step refuses
+
+def movable(params):
+    """The parameters that require a gradient, as a list.
+
+    ValueError if there are none, if they are not all on one device and float32 or float64 (lower
+    precision rounds small steps away), or if one shares memory with another parameter.
+    """
+    given = list(dict.fromkeys(params))                                     # each once
+    for p in given:
+        if not torch.is_tensor(p) or not p.is_leaf:
+            raise ValueError(f"params: {type(p).__name__} is no parameter; pass model.parameters() "
+                             "or a list of leaf tensors")
+    params = [p for p in given if p.requires_grad]
+    found = sorted({f"{p.dtype} on {p.device}" for p in params})
+    if not params or len({p.device for p in params}) > 1 or \
+            {p.dtype for p in params} - {torch.float32, torch.float64}:
+        raise ValueError(f"params: those that require a gradient: {', '.join(found) or 'none'}; "
+                         "they must be float32 or float64, on one device (for less, use autocast)")
+    end, owner = 0, None       # where the memory seen so far ends, and whose it is there
+    for p in sorted((p for p in given if p.numel() and p.data_ptr()), key=torch.Tensor.data_ptr):
+        if p.data_ptr() < end and (p.requires_grad or owner.requires_grad):
+            raise ValueError(f"params: two, of shapes {[*owner.shape]} and {[*p.shape]}, share "
+                             "memory and would count twice: make them one (b.weight = a.weight)")
+        n = 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride()))
+        if p.data_ptr() + n * p.element_size() > end:
+            end, owner = p.data_ptr() + n * p.element_size(), p
+    return params
+
+
+def moments(state, given):
+    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters.
+
+    These are known by shape and by their places among the given ones, frozen ones included. So if
+    you pass only those that move, another selection of the same shapes goes unnoticed.
+    """
+    moving = [i for i, p in enumerate(given) if p.requires_grad]
+    if state.m is None:
+        state.moving = moving
+        state.m, state.v = ([torch.zeros_like(given[i]) for i in moving] for _ in range(2))
+    if state.moving != moving or [m.shape for m in state.m] != [given[i].shape for i in moving]:
+        raise ValueError("params: Adam's moments in state belong to other parameters; start a new "
+                         "State after freezing or unfreezing one")
+    return state.m, state.v
+
+
+def as_list(losses, name="retain"):
+    losses = [losses] if callable(losses) or torch.is_tensor(losses) else list(losses)
+    if not losses or not all(map(callable, losses)):
+        raise ValueError(f"{name}: neither a function that returns the loss nor a list of such "
+                         "functions (but a tensor, an empty list, or an iterator already used up?)")
+    return losses
+
+
+def refuse_reentrant(*_):
+    raise ValueError("retain, forget: checkpoint(..., use_reentrant=True) loses gradients: use "
+                     "False")
+
+
+def evaluate(part, name):
+    """The value of one of a loss's functions. ValueError if it is no scalar tensor, or if it uses
+    reentrant checkpoints: then some parameters get no gradient, and torch at most warns."""
+    CheckpointFunction.forward = staticmethod(refuse_reentrant)
+    try:
+        value = part()
+    finally:
+        CheckpointFunction.forward = REENTRANT
+    if not torch.is_tensor(value) or value.dim():
+        kind = f"shape {[*value.shape]}" if torch.is_tensor(value) else type(value).__name__
+        raise ValueError(f"{name}: the loss must be a scalar tensor, but is {kind}")
+    return value
+
+
+def check_total(total):
+    """ValueError if several processes run and nothing sums their gradients: models would part."""
+    n = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if n > 1 and total is None:
+        raise ValueError(f"total: None, but {n} processes run, and step must sum their gradients "
+                         "(if each has a run of its own: total=lambda tensors: None)")
+
+
+def check_lr(lr):
+    if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
+        raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
+
+
+def check_fit(losses, params, loss_0, state, total):
+    """ValueError if AutoLR cannot start, or (at the first step) if the loss, evaluated again, is no
+    longer loss_0."""
+    check_lr(state.lr)
+    again = loss_0 if state.step else loss_only(losses, total)
+    if not abs(again - loss_0) <= rounding(params, loss_0, again):
+        raise ValueError(f"retain (or probe_on): the loss is {loss_0:.8g}, evaluated again it is "
+                         f"{again:.8g}: dropout, or a new batch at each call? (If passes run in "
+                         "bfloat16: pass probe_on in float32.)")
+
+
+def rounding(params, *losses):
+    """How far losses can differ by rounding only. A share of the losses, so their unit is free.
+
+    256: second differences were up to 51 eps times the loss, for one row known by heart."""
+    return 256 * torch.finfo(params[0].dtype).eps * max(map(abs, losses))

@@ -3,15 +3,16 @@ on a module that is no language model."""
 import copy
 import math
 import textwrap
-import threading
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import ngdiff
 from data import collate, Example
 from model import GPT, GPTConfig
-from ngdiff import Numbers, coefficients, five_numbers
+from ngdiff import Numbers, State, coefficients, five_numbers
 
 
 def quadratics(dim=20, seed=0):
@@ -51,14 +52,34 @@ def test_gradients_and_five_numbers_are_those_of_the_quadratics():
 
 
 def test_five_numbers_are_summed_in_float64():
-    """In float32, a million products of 1e-3 beside one of 1e3 would lose digits."""
-    g = torch.full((1_000_001,), 1e-3)
-    g[0] = 1e3
-    exact = g.double()
-    five = five_numbers(1.0, [g.clone()], 1.0, [-g])
+    """In float32, a million products of 1e-3 beside one of 1e3 would lose digits. The large tensor
+    is summed in two pieces."""
+    big = torch.full((2**20 + 3,), 1e-3)
+    big[0] = 1e3
+    r, f = [big, torch.randn(4, 3)], [-big, torch.randn(4, 3)]
+    five = five_numbers(1.0, r, 2.0, f)
+    R, F = (torch.cat([x.flatten().double() for x in g]) for g in (r, f))
     # 1e-10: what float64 leaves with any order of summation; float32 is off by 1e-6 or more
-    assert five.norm_retain == pytest.approx(exact.norm().item(), rel=1e-10)
-    assert five.dot == pytest.approx(-(exact @ exact).item(), rel=1e-10)
+    assert five[:5] == pytest.approx((1, 2, R.norm().item(), F.norm().item(), (R @ F).item()),
+                                     rel=1e-10)
+
+
+class OnApple(torch.Tensor):
+    """A float32 tensor of a device without float64, as Apple's GPU is, acted by the CPU."""
+    device = torch.device("mps")
+
+    def double(self):
+        raise TypeError("the MPS framework doesn't support float64")
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_a_device_without_float64_sums_on_the_cpu():
+    g = torch.randn(2, 5)
+    there = [x.as_subclass(OnApple) for x in (torch.tensor(1.0), *g, torch.tensor(2.0))]
+    assert five_numbers(there[0], [there[1]], there[3], [there[2]]) == five_numbers(
+        torch.tensor(1.0), [g[0]], torch.tensor(2.0), [g[1]])
 
 
 def test_norm_is_the_global_one_over_all_parameters():
@@ -83,43 +104,32 @@ def unequal_examples(n=7):
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_micro_batched_gradient_is_the_whole_batchs(size):
     """Rows of unequal length weigh by their answer tokens, however they are split."""
-    import train
     torch.manual_seed(0)
     model, rows = GPT(GPTConfig(40, 32, 2, 2, 16)).double(), unequal_examples()
-    params = list(model.parameters())
-    loss, grad = ngdiff.loss_and_grad([lambda: model(collate(rows)).mean()], params)
-    config = train.Config(device="cpu", micro_batch=size)
-    losses = train.losses(model, train.split(rows, config), config)
-    loss_m, grad_m = ngdiff.loss_and_grad(losses, params)
+    params, n_tokens = list(model.parameters()), len(collate(rows).labels)
+    loss, grad = ngdiff.loss_and_grad(lambda: model(collate(rows)).mean(), params)
+    loss_m, grad_m = ngdiff.loss_and_grad(
+        [lambda some=rows[i:i + size]: model(collate(some)).sum() / n_tokens
+         for i in range(0, len(rows), size)], params)
     assert float(loss_m) == pytest.approx(float(loss), rel=1e-12)
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-14) for a, b in zip(grad, grad_m))
 
 
 def test_micro_batches_add_up_in_one_gradient_and_leave_none_behind():
-    """However many parts: one list of gradients is made, and p.grad is empty again after it."""
-    x, seen = torch.randn(5, requires_grad=True), []
+    """However many parts: one list of gradients is made, and p.grad is empty again after it. A loss
+    that is only looked at makes no graph."""
+    x, seen, modes = torch.randn(5, requires_grad=True), [], []
 
     def part():
         seen.append(None if x.grad is None else x.grad.data_ptr())
+        modes.append(torch.is_grad_enabled())
         return (x * x).sum()
     x.grad = torch.ones(5)                        # what somebody left there is not counted in
     loss, (grad,) = ngdiff.loss_and_grad([part] * 3, [x])
     assert seen == [None, grad.data_ptr(), grad.data_ptr()] and x.grad is None
     assert torch.allclose(grad, 6 * x) and float(loss) == pytest.approx(3 * (x @ x).item())
-
-
-def test_a_loss_that_is_only_looked_at_makes_no_graph():
-    x, grad_modes = torch.ones(2, requires_grad=True), []
-    parts = [lambda: grad_modes.append(torch.is_grad_enabled()) or x.sum()] * 2
-    assert ngdiff.loss_only(parts) == 4 and grad_modes == [False, False]
-
-
-def test_the_five_numbers_of_tensors_larger_than_a_piece():
-    g = [torch.randn(2**20 + 3), torch.randn(4, 3)], [torch.randn(2**20 + 3), torch.randn(4, 3)]
-    five = ngdiff.five_numbers(1.0, g[0], 2.0, g[1])
-    r, f = (torch.cat([x.flatten().double() for x in some]) for some in g)
-    exact = (1, 2, r.norm().item(), f.norm().item(), (r @ f).item())
-    assert five[:5] == pytest.approx(exact, rel=1e-10)
+    assert ngdiff.loss_only([part] * 3) == pytest.approx(float(loss))
+    assert modes == 3 * [True] + 3 * [False]
 
 
 # ---- directions
@@ -190,11 +200,6 @@ def test_gradient_difference_weighs_the_retain_gradient_by_c():
         assert torch.allclose(weighted("gdiff", R, F, c=0.9), 0.9 * R - 0.1 * F)
 
 
-def test_npo_takes_half_of_each_gradient_whatever_c_is():
-    for R, F in pairs():
-        assert torch.allclose(weighted("npo", R, F, c=0.9), 0.5 * R - 0.5 * F)
-
-
 def test_lossnorm_divides_each_gradient_by_its_own_loss():
     for R, F in pairs():
         assert torch.allclose(weighted("lossnorm", R, F, loss_R=2.0, loss_F=5.0), R / 2 - F / 5)
@@ -217,6 +222,30 @@ def test_mgda_is_the_shortest_of_its_kind():
         assert weighted("mgda", R, F).norm().item() == pytest.approx(shortest, abs=1e-4)
 
 
+@pytest.mark.parametrize("numbers, weights", [
+    (Numbers(1, 1, 2.0, 3.0, 0.0), (1.0, 1.0)), (Numbers(1, 1, 2.0, 3.0, -5.0), (1.0, 1.0)),
+    (Numbers(1, 1, 2.0, 4.0, 4.0), (2.0, 1.25)), (Numbers(1, 1, 0.0, 0.0, 0.0), (1.0, 1.0))])
+def test_pcgrad_changes_nothing_unless_the_gradients_conflict(numbers, weights):
+    """PCGrad's weights are 1 and 1 unless dot > 0: then g_R and -g_F conflict."""
+    assert coefficients("pcgrad", numbers) == weights
+
+
+@pytest.mark.parametrize("numbers, w", [
+    (Numbers(1, 1, 2.0, 2.0, 0.0), 0.5), (Numbers(1, 1, 1.0, 3.0, -2.0), 1.0),
+    (Numbers(1, 1, 3.0, 1.0, -2.0), 0.0), (Numbers(1, 1, 2.0, 2.0, -4.0), 0.5),
+    (Numbers(1, 1, 1.0, 2.0, 1.0), 5 / 7)])
+def test_mgda_stays_on_the_segment(numbers, w):
+    """MGDA's w lies between 0 and 1; it is 1/2 where g_R + g_F = 0."""
+    assert coefficients("mgda", numbers) == pytest.approx((w, 1 - w))
+
+
+@pytest.mark.parametrize("loss_R, loss_F", [(0.0, 1), (1, 0.0), (1, -1), (1e-42, 1), (1, 1e-42)])
+def test_lossnorm_has_no_direction_where_a_loss_is_0_or_negative(loss_R, loss_F):
+    """Losses of 0, below 0, and so small that 1 / loss would be infinite in float32."""
+    with pytest.raises(ngdiff.Stationary):
+        coefficients("lossnorm", Numbers(loss_R, loss_F, 1, 1, 0))
+
+
 def test_reasons_for_having_no_direction_are_told_apart():
     with pytest.raises(ngdiff.Stationary, match=r"norm_retain\D*0.*norm_forget\D*1"):
         coefficients("ngdiff", Numbers(1, 1, 0.0, 1, 0))
@@ -229,13 +258,31 @@ def test_reasons_for_having_no_direction_are_told_apart():
     assert Numbers(1, 1, 0.0, 1.0, 0.0).cos == 0
 
 
+def test_a_gradient_too_small_for_float32_is_no_direction_instead_of_infinity():
+    for numbers in (Numbers(1, 1, 3.7e-42, 1.0, 0.0), Numbers(1, 1, 1.0, 3.7e-42, 0.0)):
+        with pytest.raises(ngdiff.Stationary):
+            coefficients("ngdiff", numbers)
+    assert Numbers(1, 1, 0.0, 1.0, 1e-300).cos == 0, "a norm may underflow where dot does not"
+
+
+def test_the_direction_takes_the_memory_of_the_retain_gradient():
+    g_R, g_F = [torch.ones(4)], [torch.full((4,), 2.0)]
+    given = g_R[0]
+    d = ngdiff.direction(g_R, g_F, 3.0, 0.5)
+    assert d[0] is given and d[0].tolist() == [2.0] * 4 and g_F[0].tolist() == [2.0] * 4
+
+
+# ---- what is raised in L_F's place
+
 def test_npo_is_one_value_a_row():
-    """By hand: (2 / beta) log sigma(beta (l - l_target)); log 1/2 where the losses are equal."""
+    """By hand: (2 / beta) log sigma(beta (l - l_target)); log 1/2 where the losses are equal. It
+    stays finite far below the target."""
     rows, target = torch.tensor([[5.0, 8.0, 2.0], [5.0, 5.0, 5.0]], dtype=torch.float64)
     for beta in (0.1, 0.5):
         by_hand = [-2 / beta * math.log(1 + math.exp(-x * beta)) for x in (0, 3, -3)]
         assert ngdiff.npo_objective(rows, target, beta).tolist() == pytest.approx(by_hand)
     assert torch.equal(ngdiff.npo_objective(rows, target), ngdiff.npo_objective(rows, target, 0.1))
+    assert ngdiff.npo_objective(target - 8000, target).tolist() == pytest.approx([-16000] * 3)
 
 
 @pytest.mark.parametrize("excess", [-20.0, 0.0, 10.0, 60.0])
@@ -247,9 +294,15 @@ def test_npo_levels_off_where_gradient_ascent_does_not(excess):
     assert slope.item() == pytest.approx(2 / (1 + math.exp(0.1 * excess)))
 
 
-def test_npo_stays_finite_far_below_the_target():
-    far = torch.tensor([-8000.0], dtype=torch.float64)
-    assert ngdiff.npo_objective(far, torch.zeros_like(far), 0.1).item() == pytest.approx(-16000)
+def test_the_level_loss_pulls_every_row_to_the_level():
+    """Each row's gradient by its mean loss l is n (1 - l / level). So it is 1 a token for a row
+    that is known by heart, 0 at the level, negative beyond it."""
+    n = torch.tensor([2.0, 5.0, 3.0, 4.0], dtype=torch.float64)
+    mean = torch.tensor([0.0, 0.4, 0.8, 2.0], dtype=torch.float64, requires_grad=True)
+    value = ngdiff.level_objective(mean * n, n, 0.8)
+    assert value.tolist() == pytest.approx([-2 * 0.4, -5 * 0.1, 0, -4 * 1.44 / 1.6])
+    slope, = torch.autograd.grad(value.sum(), mean)
+    assert slope.tolist() == pytest.approx([2 * 1, 5 * 0.5, 0, 4 * (1 - 2.5)])
 
 
 # ---- Adam
@@ -393,15 +446,91 @@ def test_a_fit_that_finds_no_lowest_point_says_why(status, factor, loss):
     assert fit.probed == 0.1
 
 
-def test_a_curvature_that_rounding_may_have_made_is_no_convexity():
-    """A second difference of 2e-7 beside 1 is rounding in float32 and a curvature in float64."""
-    bent = lambda x: 1 + torch.where(x == 0, 0.0, 1e-7).double() - 1e-9 * x.double()
-    assert fit_of(bent, dtype=torch.float32).status == "no convexity"
-    assert fit_of(bent, dtype=torch.float64).status == "no descent"
-    # what rounding leaves grows with the loss, but does not shrink below that of logits near 1
-    for size, bend in ((1e6, 2.5e-10), (0.0, 1e-16)):
-        found = fit_of(lambda x: size + torch.where(x == 0, 0.0, bend).double())
-        assert found.curvature > 0 and found.status == "no convexity"
+@pytest.mark.parametrize("size", [1.0, 1e6, 1e-6])
+def test_a_curvature_that_rounding_may_have_made_is_no_convexity(size):
+    """A second difference of 2e-6 of the loss is rounding in float32 and a curvature in float64;
+    one of 4e-14 is rounding in both."""
+    bent = lambda bend: lambda x: size * (1 + torch.where(x == 0, 0.0, bend).double())
+    assert fit_of(bent(1e-6), dtype=torch.float32).status == "no convexity"
+    assert fit_of(bent(1e-4), dtype=torch.float32).status == "no descent"
+    assert fit_of(bent(1e-6)).status == "no descent"
+    found = fit_of(bent(2e-14))
+    assert found.curvature > 0 and found.status == "no convexity"
+
+
+@pytest.mark.parametrize("scale, same", [(2.0**-20, 0), (2.0**20, 0), (1e-6, 0.01)])
+def test_both_losses_times_a_constant_walk_the_same_path(scale, same):
+    """In float32, AutoLR fitting at each step: a power of 2 changes no bit of 100 steps. Another
+    number is rounded otherwise, and AutoLR's steps multiply that: 1 % of 5 steps' length."""
+    def walk(factor, steps):
+        torch.manual_seed(0)
+        model, (x, y), state = torch.nn.Linear(8, 1), torch.randn(2, 30, 8), State()
+        start = model.weight.detach().clone()
+        loss = lambda rows: lambda: factor * (model(rows) - rows[:, :1]).pow(2).mean()
+        said = [ngdiff.step(loss(x), loss(y), model.parameters(), state, lazy=1).status
+                for _ in range(steps)]
+        return model.weight.detach() - start, said
+    for steps in (5,) if same else (5, 100):
+        (plain, said), (scaled, said_scaled) = walk(1.0, steps), walk(scale, steps)
+        assert (plain - scaled).abs().max() <= same * plain.abs().max() and said == said_scaled
+        assert said[0] == "fit"
+
+
+def test_a_fit_never_leaves_the_range():
+    """At LR_RANGE's ends: one loss that asks for more, one that asks for less."""
+    low, high = ngdiff.LR_RANGE
+    x = torch.zeros(1, dtype=torch.float64)
+    for loss, lr, end in ((lambda: (1e-9 * x.sum() + 1) ** 2 * 1e9, high, high),
+                          (lambda: torch.where(x == 0, 0.0, math.inf).sum(), low, low)):
+        fit = ngdiff.fit_lr(loss, [x], [torch.ones_like(x)], float(loss()), lr)
+        assert fit.lr == end
+
+
+def test_only_a_fit_settles_and_only_within_15_per_cent(monkeypatch):
+    """Only a fit settles, and only if it moves lr by less than 15 %. fit_lr is replaced by six
+    made-up fits: two of another status, then moves of 16, 16, 14 and 0 %."""
+    answers = [("no descent", 1.01), ("not finite", 0.99), ("fit", 1.16), ("fit", 0.84),
+               ("fit", 1.14), ("fit", 1.0)]
+
+    def fit(losses, params, d, loss_0, lr, total=None):
+        status, factor = answers[len(seen)]
+        seen.append(lr)
+        return ngdiff.Fit(status, lr, 1.0, 1.0, lr * factor)
+    monkeypatch.setattr(ngdiff, "fit_lr", fit)
+    seen = []
+    lr, fits = ngdiff.autolr(None, [], [], 0.0, 1.0, max_fits=60)
+    assert len(fits) == 5 and lr == fits[-1].lr and fits[-1].status == "fit"
+    assert seen[1:] == [f.lr for f in fits[:-1]], "each starts from the answer before"
+    seen = []
+    lr, fits = ngdiff.autolr(None, [], [], 0.0, 1.0)
+    assert len(fits) == 1 and lr == 1.01 and fits[0].status == "no descent"
+
+
+def start(loss, lr, at=0.0):
+    x = torch.tensor([at], dtype=torch.float64)
+    return ngdiff.autolr(lambda: loss(x).sum(), [x], [torch.ones_like(x)], float(loss(x).sum()),
+                         lr, ngdiff.FITS_AT_START)
+
+
+@pytest.mark.parametrize("loss", [lambda x: 0 * x, lambda x: x, lambda x: -x**2 + x,
+                                  lambda x: x**2 - x, lambda x: x.abs()])
+@pytest.mark.parametrize("lr", [1e-10, 1e-3, 1e4])
+def test_a_start_that_finds_no_parabola_says_so_and_keeps_the_given_lr(loss, lr):
+    """After 60 fits: of a flat, a linear, a concave loss, one that only rises, one with a kink."""
+    rate, fits = start(loss, lr)
+    assert (fits[-1].status, fits[-1].lr, rate) == ("not settled", lr, lr)
+    assert len(fits) == ngdiff.FITS_AT_START
+    low, high = ngdiff.LR_RANGE
+    assert all(low <= fit.lr <= high and math.isfinite(fit.lr) for fit in fits)
+    assert all(fit.lr / fit.probed in (0.5, 1.0, 2.0) or 0.5 <= fit.lr / fit.probed <= 2
+               for fit in fits[:-1])
+
+
+@pytest.mark.parametrize("lr", [1e20, 1e-30, 1e200, 1e-200, 0.0, -1.0, math.inf, math.nan])
+def test_a_first_guess_outside_the_range_is_refused(lr):
+    """lr outside LR_RANGE, or no number, is a ValueError."""
+    with pytest.raises(ValueError):
+        start(lambda x: x**2, lr)
 
 
 def thirteen_sizes():
@@ -477,6 +606,14 @@ def test_a_step_is_its_pieces_in_order(method, adam, lazy):
     assert one.step == 5
 
 
+@pytest.mark.parametrize("method", ngdiff.METHODS)
+def test_only_ngdiff_fits_where_lazy_is_left_alone(method):
+    x, _, _, losses = quadratics()
+    state = State(lr=1e-3)
+    fits = [ngdiff.step(*losses, [x], state, method=method).fits is not None for _ in range(11)]
+    assert fits == [method == "ngdiff"] + [False] * 9 + [method == "ngdiff"]
+
+
 def test_the_docstrings_three_lines_unlearn_a_module_that_is_no_language_model():
     """A classifier that knows 60 points by heart forgets 10 of them and keeps the others. The lines
     are run as ngdiff.py's docstring has them."""
@@ -484,11 +621,10 @@ def test_the_docstrings_three_lines_unlearn_a_module_that_is_no_language_model()
     model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 4))
     points, labels = torch.randn(60, 8), torch.randint(4, (60,))
     loss = lambda some: torch.nn.functional.cross_entropy(model(points[some]), labels[some])
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    learning = State(lr=0.01, adam=True)
     for _ in range(300):
-        optimizer.zero_grad()
-        loss(slice(None)).backward()
-        optimizer.step()
+        whole = partial(loss, slice(None))
+        ngdiff.step(whole, whole, model.parameters(), learning, method="retain")
     model.eval()
     batches = [(slice(10, 60), slice(0, 10))] * 60
     before = [loss(some).item() for some in batches[0]]
@@ -524,43 +660,6 @@ def test_a_parameter_that_no_loss_reaches_gets_zeros_and_a_frozen_one_stays():
     assert model[0].bias.grad is None, "what is not passed is not touched"
 
 
-def test_a_function_a_list_a_generator_and_a_list_of_parameters_are_alike():
-    results = []
-    for as_list in (False, True):
-        model, L_R, L_F = linear()
-        params = list(model.parameters()) if as_list else model.parameters()
-        losses = ([L_R], [L_F]) if as_list else (L_R, L_F)
-        results.append(ngdiff.step(*losses, params, ngdiff.State()))
-    assert results[0] == results[1]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64])
-def test_parameters_too_coarse_for_a_step_are_refused(dtype):
-    x = torch.ones(3, dtype=dtype, requires_grad=True)
-    loss = lambda: (x.abs() ** 2).sum()
-    with pytest.raises(ValueError):
-        ngdiff.step(loss, loss, [x], ngdiff.State())
-
-
-def test_no_parameter_two_devices_and_a_loss_of_none_are_refused():
-    x = torch.ones(3, requires_grad=True)
-    for params in ([], [torch.ones(3)], [x, torch.ones(3, device="meta", requires_grad=True)]):
-        with pytest.raises(ValueError):
-            ngdiff.movable(params)
-    with pytest.raises(ValueError):
-        ngdiff.step(lambda: torch.tensor(1.0), lambda: x.sum(), [x], ngdiff.State())
-
-
-def test_sparse_gradients_work():
-    torch.manual_seed(0)
-    dense, sparse = torch.nn.Embedding(7, 3), torch.nn.Embedding(7, 3, sparse=True)
-    sparse.load_state_dict(dense.state_dict())
-    rows = torch.tensor([1, 2, 2]), torch.tensor([3, 1])
-    results = [ngdiff.step(*[lambda some=some: (e(some) ** 2).sum() for some in rows],
-                           e.parameters(), ngdiff.State()) for e in (dense, sparse)]
-    assert results[0] == results[1] and torch.equal(dense.weight, sparse.weight)
-
-
 def test_the_callers_grad_is_not_counted_in_and_is_emptied():
     model, L_R, L_F = linear()
     other, M_R, M_F = linear()
@@ -571,56 +670,37 @@ def test_the_callers_grad_is_not_counted_in_and_is_emptied():
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("form", ["list", "twice", "generator", "probe_on"])
+def test_a_parameter_given_twice_moves_once_and_a_generator_of_losses_is_not_used_up(form):
+    """Any iterable of parameters, a function or an iterable of functions: the same step."""
+    (model, L_R, L_F), (other, M_R, M_F) = linear(), linear()
+    params = [*model.parameters()] * 2 if form == "twice" else model.parameters()
+    retain = (loss for loss in [L_R]) if form == "generator" else [L_R]
+    probe_on = (loss for loss in [L_R]) if form == "probe_on" else None
+    assert ngdiff.step(retain, [L_F], params, State(), probe_on=probe_on) == ngdiff.step(
+        M_R, M_F, other.parameters(), State())
+
+
 @pytest.mark.parametrize("probe_apart", [False, True])
 def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart):
-    """Two processes that share every loss take the steps of one. Two threads play them; `total`
-    sums what both bring, as all_reduce would."""
-    barrier, brought = threading.Barrier(2, timeout=10), {}
-
-    def total_of(rank):
-        def total(tensors):
-            brought[rank] = [t.clone() for t in tensors]
-            barrier.wait()
-            for t, a, b in zip(tensors, *(brought[r] for r in (0, 1))):
-                t.copy_(a + b)
-            barrier.wait()
-        return total
-
+    """Two processes with equal shares: each has half of every loss, and `total`, which sums what
+    both bring, doubles it. So every loss and gradient must go through it, and once."""
     torch.manual_seed(1)
-    x, y, z = torch.randn(3, 10, 3, dtype=torch.float64)
-    start, found = torch.nn.Linear(3, 1).double(), {}
+    rows = torch.randn(3, 10, 3, dtype=torch.float64)
+    start, seen = torch.nn.Linear(3, 1).double(), []
 
-    def steps(rows, total):
-        """Three steps on those rows of every batch; each loss divided by the whole batch."""
-        model, state = copy.deepcopy(start), ngdiff.State()
-        loss = lambda batch: lambda: model(batch[rows]).pow(2).sum() / len(batch)
-        return [ngdiff.step(loss(x), loss(y), model.parameters(), state, lazy=1, total=total,
-                            probe_on=loss(z) if probe_apart else None) for _ in range(3)]
+    def steps(share, total=None):
+        model, state = copy.deepcopy(start), State()
+        x, y, z = [lambda some=some: share * model(some).pow(2).mean() for some in rows]
+        return [ngdiff.step(x, y, model.parameters(), state, lazy=1, total=total,
+                            probe_on=z if probe_apart else None) for _ in range(3)]
 
-    def play(rank):
-        found[rank] = steps(slice(rank, None, 2), total_of(rank))
-    threads = [threading.Thread(target=play, args=(rank,), daemon=True) for rank in (0, 1)]
-    [t.start() for t in threads], [t.join(timeout=60) for t in threads]
-    for alone, first, second in zip(steps(slice(None), None), found[0], found[1]):
-        assert first == second, "the copies stay alike"
-        assert (first.fits, first.status) == (alone.fits, alone.status)
-        for name in set(Numbers._fields) - {"status"}:
-            assert getattr(first, name) == pytest.approx(getattr(alone, name), rel=1e-6), name
-
-
-def test_nothing_moves_where_a_step_is_refused():
-    """No direction, a loss that is not finite: parameters, moments and count stay."""
-    model, L_R, L_F = linear()
-    before, state = [p.clone() for p in model.parameters()], ngdiff.State(adam=True)
-    nan = lambda: L_R() * float("nan")
-    for losses, error in (((L_R, L_R), ngdiff.Stationary), ((nan, L_F), FloatingPointError),
-                          ((L_R, nan), FloatingPointError)):
-        with pytest.raises(error):
-            ngdiff.step(*losses, model.parameters(), state)
-    with pytest.raises(ValueError):
-        ngdiff.step(L_R, L_F, model.parameters(), ngdiff.State(lr=1e20))
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
-    assert state == ngdiff.State(adam=True), "no moments either"
+    def total(tensors):
+        seen.append(len(tensors))
+        for t in tensors:
+            t.mul_(2)
+    assert steps(0.5, total) == steps(1.0)
+    assert seen.count(3) == 6, "each loss with both gradients; other calls bring a loss only"
 
 
 def test_autolr_looks_at_probe_on_and_at_nothing_else():
@@ -639,74 +719,6 @@ def test_autolr_looks_at_probe_on_and_at_nothing_else():
     assert torch.allclose(places[0], places[2], rtol=1e-6)
 
 
-def test_the_direction_takes_the_memory_of_the_retain_gradient():
-    g_R, g_F = [torch.ones(4)], [torch.full((4,), 2.0)]
-    given = g_R[0]
-    d = ngdiff.direction(g_R, g_F, 3.0, 0.5)
-    assert d[0] is given and d[0].tolist() == [2.0] * 4 and g_F[0].tolist() == [2.0] * 4
-
-
-# ---- the level loss
-
-def test_the_level_loss_pulls_every_row_to_the_level():
-    """Each row's gradient by its mean loss l is n (1 - l / level). So it is 1 a token for a row
-    that is known by heart, 0 at the level, negative beyond it."""
-    n = torch.tensor([2.0, 5.0, 3.0, 4.0], dtype=torch.float64)
-    mean = torch.tensor([0.0, 0.4, 0.8, 2.0], dtype=torch.float64, requires_grad=True)
-    value = ngdiff.level_objective(mean * n, n, 0.8)
-    assert value.tolist() == pytest.approx([-2 * 0.4, -5 * 0.1, 0, -4 * 1.44 / 1.6])
-    slope, = torch.autograd.grad(value.sum(), mean)
-    assert slope.tolist() == pytest.approx([2 * 1, 5 * 0.5, 0, 4 * (1 - 2.5)])
-
-
-# ---- edges
-
-@pytest.mark.parametrize("numbers, weights", [
-    (Numbers(1, 1, 2.0, 3.0, 0.0), (1.0, 1.0)), (Numbers(1, 1, 2.0, 3.0, -5.0), (1.0, 1.0)),
-    (Numbers(1, 1, 2.0, 4.0, 4.0), (2.0, 1.25)), (Numbers(1, 1, 0.0, 0.0, 0.0), (1.0, 1.0))])
-def test_pcgrad_changes_nothing_unless_the_gradients_conflict(numbers, weights):
-    """PCGrad's weights are 1 and 1 unless dot > 0: then g_R and -g_F conflict."""
-    assert coefficients("pcgrad", numbers) == weights
-
-
-@pytest.mark.parametrize("numbers, w", [
-    (Numbers(1, 1, 2.0, 2.0, 0.0), 0.5), (Numbers(1, 1, 1.0, 3.0, -2.0), 1.0),
-    (Numbers(1, 1, 3.0, 1.0, -2.0), 0.0), (Numbers(1, 1, 2.0, 2.0, -4.0), 0.5),
-    (Numbers(1, 1, 1.0, 2.0, 1.0), 5 / 7)])
-def test_mgda_stays_on_the_segment(numbers, w):
-    """MGDA's w lies between 0 and 1; it is 1/2 where g_R + g_F = 0."""
-    assert coefficients("mgda", numbers) == pytest.approx((w, 1 - w))
-
-
-@pytest.mark.parametrize("loss_R, loss_F", [(0.0, 1), (1, 0.0), (1, -1), (1e-42, 1), (1, 1e-42)])
-def test_lossnorm_has_no_direction_where_a_loss_is_0_or_negative(loss_R, loss_F):
-    """Losses of 0, below 0, and so small that 1 / loss would be infinite in float32."""
-    with pytest.raises(ngdiff.Stationary):
-        coefficients("lossnorm", Numbers(loss_R, loss_F, 1, 1, 0))
-
-
-# ---- a start that does not settle
-
-def start(loss, lr, at=0.0):
-    x = torch.tensor([at], dtype=torch.float64)
-    return ngdiff.autolr(lambda: loss(x).sum(), [x], [torch.ones_like(x)], float(loss(x).sum()),
-                         lr, ngdiff.FITS_AT_START)
-
-
-@pytest.mark.parametrize("loss", [lambda x: 0 * x, lambda x: x, lambda x: -x**2 + x,
-                                  lambda x: x**2 - x, lambda x: x.abs()])
-@pytest.mark.parametrize("lr", [1e-10, 1e-3, 1e4])
-def test_a_start_that_finds_no_parabola_says_so_and_keeps_the_given_lr(loss, lr):
-    """After 60 fits: of a flat, a linear, a concave loss, one that only rises, one with a kink."""
-    rate, fits = start(loss, lr)
-    assert (fits[-1].status, fits[-1].lr, rate) == ("not settled", lr, lr)
-    assert len(fits) == ngdiff.FITS_AT_START
-    low, high = ngdiff.LR_RANGE
-    assert all(low <= fit.lr <= high and math.isfinite(fit.lr) for fit in fits)
-    assert all(fit.lr / fit.probed in (0.5, 1.0, 2.0) or 0.5 <= fit.lr / fit.probed <= 2
-               for fit in fits[:-1])
-
-
 def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
     x, state = torch.zeros(2, dtype=torch.float64, requires_grad=True), ngdiff.State(lr=0.25)
     numbers = ngdiff.step(lambda: x[0] + 1, lambda: x[1] + 1, [x], state)       # both linear
@@ -716,67 +728,161 @@ def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
     assert (later.status, later.fits, later.lr) == ("no convexity", 1, 0.5), "one fit from then on"
 
 
-@pytest.mark.parametrize("lr", [1e20, 1e-30, 1e200, 1e-200, 0.0, -1.0, math.inf, math.nan])
-def test_a_first_guess_outside_the_range_is_refused(lr):
-    """lr outside LR_RANGE, or no number, is a ValueError."""
-    with pytest.raises(ValueError):
-        start(lambda x: x**2, lr)
+def test_sparse_gradients_work():
+    torch.manual_seed(0)
+    dense, sparse = torch.nn.Embedding(7, 3), torch.nn.Embedding(7, 3, sparse=True)
+    sparse.load_state_dict(dense.state_dict())
+    rows = torch.tensor([1, 2, 2]), torch.tensor([3, 1])
+    results = [ngdiff.step(*[lambda some=some: (e(some) ** 2).sum() for some in rows],
+                           e.parameters(), State()) for e in (dense, sparse)]
+    assert results[0] == results[1] and torch.equal(dense.weight, sparse.weight)
 
 
-def test_a_fit_never_leaves_the_range():
-    """At LR_RANGE's ends: one loss that asks for more, one that asks for less."""
-    low, high = ngdiff.LR_RANGE
-    x = torch.zeros(1, dtype=torch.float64)
-    for loss, lr, end in ((lambda: (1e-9 * x.sum() + 1) ** 2 * 1e9, high, high),
-                          (lambda: torch.where(x == 0, 0.0, math.inf).sum(), low, low)):
-        fit = ngdiff.fit_lr(loss, [x], [torch.ones_like(x)], float(loss()), lr)
-        assert fit.lr == end
+# ---- what step refuses
+
+def refused(error, words, retain, forget, params, state=None, **options):
+    """step raises `error` with `words` in its message; parameters and state stay as they are."""
+    tensors = [p for p in params if torch.is_tensor(p)] if not torch.is_tensor(params) else [params]
+    before, state = [p.detach().clone() for p in tensors], state or State(adam=True)
+    was = copy.deepcopy(state)
+    with pytest.raises(error, match=words):
+        ngdiff.step(retain, forget, params, state, **options)
+    assert vars(state).keys() == vars(was).keys() and (state.lr, state.step) == (was.lr, was.step)
+    assert (state.m is None) == (was.m is None), "no moments either"
+    for a, b in zip(before + (was.m or []) + (was.v or []),
+                    tensors + (state.m or []) + (state.v or [])):
+        assert a.is_meta or torch.equal(a, b)
 
 
-def test_only_a_fit_settles_and_only_within_15_per_cent(monkeypatch):
-    """Only a fit settles, and only if it moves lr by less than 15 %. fit_lr is replaced by six
-    made-up fits: two of another status, then moves of 16, 16, 14 and 0 %."""
-    answers = [("no descent", 1.01), ("not finite", 0.99), ("fit", 1.16), ("fit", 0.84),
-               ("fit", 1.14), ("fit", 1.0)]
-
-    def fit(losses, params, d, loss_0, lr, total=None):
-        status, factor = answers[len(seen)]
-        seen.append(lr)
-        return ngdiff.Fit(status, lr, 1.0, 1.0, lr * factor)
-    monkeypatch.setattr(ngdiff, "fit_lr", fit)
-    seen = []
-    lr, fits = ngdiff.autolr(None, [], [], 0.0, 1.0, max_fits=60)
-    assert len(fits) == 5 and lr == fits[-1].lr and fits[-1].status == "fit"
-    assert seen[1:] == [f.lr for f in fits[:-1]], "each starts from the answer before"
-    seen = []
-    lr, fits = ngdiff.autolr(None, [], [], 0.0, 1.0)
-    assert len(fits) == 1 and lr == 1.01 and fits[0].status == "no descent"
-
-
-def test_a_parameter_given_twice_moves_once_and_a_generator_of_losses_is_not_used_up():
-    results = []
-    for twice in (False, True):
-        model, L_R, L_F = linear()
-        params = [*model.parameters()] * (1 + twice)
-        retain = (loss for loss in [L_R]) if twice else [L_R]
-        results.append(ngdiff.step(retain, L_F, params, ngdiff.State()))
-    assert results[0] == results[1]
-    with pytest.raises(ValueError):
-        ngdiff.step([], L_F, params, ngdiff.State())
-
-
-def test_a_gradient_too_small_for_float32_is_no_direction_instead_of_infinity():
-    for numbers in (Numbers(1, 1, 3.7e-42, 1.0, 0.0), Numbers(1, 1, 1.0, 3.7e-42, 0.0)):
-        with pytest.raises(ngdiff.Stationary):
-            coefficients("ngdiff", numbers)
-    assert Numbers(1, 1, 0.0, 1.0, 1e-300).cos == 0, "a norm may underflow where dot does not"
-
-
-def test_probe_on_may_be_a_generator_and_not_empty():
+def test_nothing_moves_where_a_step_is_refused():
+    """No direction, a loss that is not finite, a learning rate that AutoLR cannot start from."""
     model, L_R, L_F = linear()
-    other, M_R, M_F = linear()
-    assert ngdiff.step(L_R, L_F, model.parameters(), ngdiff.State(),
-                       probe_on=(loss for loss in [L_R])) == ngdiff.step(
-        M_R, M_F, other.parameters(), ngdiff.State(), probe_on=M_R)
-    with pytest.raises(ValueError):
-        ngdiff.step(L_R, L_F, model.parameters(), ngdiff.State(), probe_on=[])
+    params, nan = [*model.parameters()], lambda: L_R() * float("nan")
+    refused(ngdiff.Stationary, "same direction", L_R, L_R, params)
+    refused(FloatingPointError, "loss_retain", nan, L_F, params)
+    refused(FloatingPointError, "loss_forget", L_R, nan, params)
+    refused(ValueError, "lr 1e", L_R, L_F, params, State(lr=1e20, adam=True))
+    refused(ValueError, "npo: gdiff with c=0.5", L_R, L_F, params, method="npo")
+    refused(ValueError, "choose one of ngdiff", L_R, L_F, params, method="sgd")
+    state = State(adam=True)
+    ngdiff.step(L_R, L_F, params, state)
+    state.lr, state.step = 1e20, 10
+    refused(ValueError, "lr 1e", L_R, L_F, params, state)
+
+
+@pytest.mark.parametrize("name", ["retain", "forget", "probe_on"])
+def test_a_loss_that_is_none_is_refused_by_its_name(name):
+    """An empty list, a tensor, a loss with an extra, of shape (1,), of no parameter."""
+    model, L_R, L_F = linear()
+    wrong = {"neither a function": ([], L_R(), [L_R()], iter([])),
+             "is tuple": (lambda: (L_R(), 1),), "is float": (lambda: 1.0,),
+             r"shape \[1\]": (lambda: L_R()[None],)}
+    if name != "probe_on":
+        wrong["no parameter"] = lambda: L_R().detach(),
+    for words, losses in wrong.items():
+        for loss in losses:
+            given = {"retain": L_R, "forget": L_F, name: loss}
+            refused(ValueError, f"^{name}: .*{words}", params=[*model.parameters()], **given)
+
+
+def test_parameters_that_step_cannot_move_are_refused():
+    """None that moves, two devices, pairs of names and parameters, what is no parameter, one tensor
+    for a list, too coarse a type."""
+    model, L_R, L_F = linear()
+    x = torch.ones(3, requires_grad=True)
+    for params, words in (([], "none"), ([torch.ones(3)], "none"), ([x * 1], "Tensor is no p"),
+                          ([x, torch.ones(3, device="meta", requires_grad=True)], "one device"),
+                          ([*model.named_parameters()], "tuple is no parameter"), (x, "no param"),
+                          *(([torch.ones(3, dtype=dtype, requires_grad=True)], "must be float32")
+                            for dtype in (torch.bfloat16, torch.float16, torch.complex64))):
+        refused(ValueError, f"^params: .*{words}", L_R, L_F, params)
+
+
+@pytest.mark.parametrize("frozen", [(), (0,), (1,)])
+@pytest.mark.parametrize("share", [lambda a: a, lambda a: a[1:], lambda a: a.T])
+def test_parameters_that_share_memory_are_refused(frozen, share):
+    """Also a view of a part, and also where one of them is frozen: it would move all the same."""
+    a, b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    b.weight.data = share(a.weight.data)
+    params = [*b.parameters(), *a.parameters()]
+    for i in frozen:
+        (a, b)[i].weight.requires_grad_(False)
+    loss = lambda: a.weight.sum() + b.weight.sum()
+    refused(ValueError, "params: .*share memory", loss, loss, params)
+
+
+def test_parameters_side_by_side_in_one_storage_are_moved():
+    """Views without overlap, empty ones, and frozen ones that share memory among themselves."""
+    flat = torch.randn(10)
+    params = [flat[5:], flat[:5], flat[5:5], torch.ones(2), torch.ones(2)]
+    params = [p.detach().requires_grad_(i < 3) for i, p in enumerate(params)]
+    params[4].data = params[3].data
+    ngdiff.step(lambda: params[0].sum(), lambda: params[1].sum(), params, State(), lazy=0)
+    assert len(ngdiff.movable(params)) == 3
+
+
+@pytest.mark.parametrize("now", [(0, 1, 2), (0, 1), (0, 2), (1,), (1, 3)])
+def test_adams_moments_of_other_parameters_are_refused(now):
+    """Of three layers of one shape and a larger one, the second and third moved until now."""
+    torch.manual_seed(0)
+    layers = [torch.randn(n, requires_grad=n == 3) for n in (3, 3, 3, 4)]
+    losses = [lambda: sum((x @ x).sum() for x in layers), lambda: sum(x.sum() for x in layers)]
+    layers[0].requires_grad_(False)
+    state = State(adam=True)
+    for _ in range(2):
+        ngdiff.step(*losses, layers, state)
+        state = State(**vars(state))
+    for i, x in enumerate(layers):
+        x.requires_grad_(i in now)
+    refused(ValueError, "params: Adam's moments", *losses, layers, state)
+    with pytest.raises(ValueError, match="Adam's moments"):
+        ngdiff.step(*losses, [x for x in layers if x.requires_grad] + [torch.ones(1)], state)
+
+
+def test_several_processes_without_total_are_refused(monkeypatch):
+    model, L_R, L_F = linear()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    refused(ValueError, "^total: None, but 2 processes", L_R, L_F, [*model.parameters()])
+    ngdiff.step(L_R, L_F, model.parameters(), State(), total=lambda tensors: None)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("hook", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_checkpointed_block_moves_or_is_refused(frozen, hook, reentrant):
+    """Behind an embedding, trained or frozen, whose output is made to require a gradient or not."""
+    torch.manual_seed(0)
+    embedding, block, head = torch.nn.Embedding(7, 4), torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)
+    embedding.requires_grad_(not frozen)
+
+    def loss(rows):
+        x = embedding(torch.tensor(rows))
+        x = x.requires_grad_() if hook else x
+        return head(checkpoint(block, x, use_reentrant=reentrant)).pow(2).mean()
+    losses, before = (partial(loss, [1, 2]), partial(loss, [3, 4])), block.weight.detach().clone()
+    params = [p for module in (embedding, block, head) for p in module.parameters()]
+    if reentrant:
+        refused(ValueError, "use_reentrant=True", *losses, params)
+        checkpoint(block, torch.ones(4, requires_grad=True), use_reentrant=True).sum().backward()
+    else:
+        ngdiff.step(*losses, params, State())
+        assert not torch.equal(before, block.weight) and (embedding.weight.grad is None)
+
+
+@pytest.mark.parametrize("probe_apart", [False, True])
+def test_a_loss_that_changes_from_call_to_call_is_refused_at_the_first_fit(probe_apart):
+    """A new batch at each call, or dropout. Where AutoLR compares nothing, a loss may change."""
+    torch.manual_seed(0)
+    model, drop = torch.nn.Linear(8, 4), torch.nn.Dropout(0.5)
+    rows = torch.randn(100, 8)
+    fixed, forget = (lambda: model(rows).pow(2).mean()), (lambda: model(-rows[:9]).pow(2).mean())
+    batches = lambda: model(rows[torch.randperm(100)[:50]]).pow(2).mean()
+    for other in (batches, lambda: model(drop(rows)).pow(2).mean()):
+        retain, probe_on = (fixed, other) if probe_apart else (other, None)
+        refused(ValueError, "retain .or probe_on.: the loss is .*again", retain, forget,
+                [*model.parameters()], probe_on=probe_on)
+    ngdiff.step(batches, batches, model.parameters(), State(), probe_on=fixed)
+    ngdiff.step(batches, batches, model.parameters(), State(), method="gdiff")
+    noisy = lambda: fixed() * (1 + 1e-6 * torch.rand(()))           # as a GPU's sums may be
+    assert ngdiff.step(noisy, forget, model.parameters(), State(lr=1e-3)).fits

@@ -1,8 +1,8 @@
 """Every claim of the theory scripts in one table: python -m theory [NAME ...] [--assets]
 
-Figures go to out/theory. With --assets, those of the READMEs are made anew as well. Exit code 1: a
-claim fails. The first run trains the small GPT that on_a_gpt.py looks at, if `python train.py
---tiny` has not done so; it is kept in out/cache.
+Figures go to out/theory. With --assets, the READMEs' figures are replaced too. Exit code 1: a claim
+fails. The first run trains the small GPT that on_a_gpt.py looks at, if `python train.py --tiny` has
+not done so, and keeps it in out/cache.
 """
 import argparse
 import os
@@ -40,7 +40,7 @@ def run(names):
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m theory", description=__doc__.split(":")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--assets", action="store_true", help="make the READMEs' figures anew")
+    parser.add_argument("--assets", action="store_true", help="replace the READMEs' figures too")
     args, started = parser.parse_args(argv), time.time()
     if unknown := set(args.names) - set(NAMES):
         parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")

@@ -1,4 +1,4 @@
-"""Which multi-task methods take NGDiff's direction? Those that weigh both tasks by direction alone.
+"""Which multi-task methods take NGDiff's direction? Those that weigh both tasks by direction only.
 
 Claim (ours, not in the paper): d = g_R/|g_R| - g_F/|g_F| bisects the angle between g_R and -g_F,
 the two directions that are wanted. For two tasks it is therefore also

@@ -12,7 +12,7 @@ not needed for it: gradient difference with any c ends there as well.
 
 Assumptions: room (level_curve.py shows what happens without it), and a learning rate that falls,
 but not too fast. Where it fails: with a fixed one NGDiff circles the goal, at about that distance,
-for d does not shrink with the gradients. AutoLR looks at L_R alone, and its lr falls with |g_R|.
+for d does not shrink with the gradients. AutoLR looks only at L_R, and its lr falls with |g_R|.
 Fitted at each step, it brings L_R to 0 so fast that the run freezes before the rows are at B.
 Fitted every 10th step, only some runs arrive.
 
@@ -102,7 +102,7 @@ def falling(first, ratio):
     return lambda t: first * ratio**t
 
 
-def run(p, lr=falling(0.2, 0.97), steps=600, level=True, **options):
+def run(p, lr=falling(0.2, 0.96), steps=450, level=True, **options):
     """The path of a method from p.start."""
     return toy.descend(tasks(p, level), p.start, steps, lr, **options)
 
@@ -125,7 +125,7 @@ def arrivals(n, **options):
 
 
 def gdiff_ends(p):
-    return [end(p, lr=0.1, steps=800, method="gdiff", c=c) for c in COSTS]
+    return [end(p, lr=0.1, steps=700, method="gdiff", c=c) for c in COSTS]
 
 
 # --------------------------------------------------------------------------- claims
@@ -141,9 +141,9 @@ def claims(n=6):
         same(f"   ... {n} problems: runs that arrive", n, arrivals(n)),
         compare("GDiff, c = 0.2, 0.5, 0.8, ends there as well", [theirs] * 3, gdiff_ends(p), 1e-4),
         bound("plain L_F runs away: highest row's loss", ">", 50,
-              p.row_losses(end(p, level=False)).max()),
+              p.row_losses(end(p, level=False, steps=150)).max()),
         bound("fails if lr is fixed at 0.05: distance from the goal", ">", 0.01,
-              np.linalg.norm(end(p, lr=0.05) - theirs)),
+              np.linalg.norm(end(p, lr=0.05, steps=150) - theirs)),
         same(f"fails if AutoLR fits each step, {n} problems: runs that arrive", 0,
              arrivals(n, lr=None, steps=150)),
         bound(f"   ... every 10th step, {n} problems: runs that arrive", "<", n,

@@ -120,13 +120,13 @@ def run(another, seed=0, steps=300, sigma=1.0, b=16):
 
 # --------------------------------------------------------------------------- claims
 
-def claims(n=200):
+def claims(n=200, n_runs=4):
     """The rows of this script's table. n: batches that each average is taken over."""
     A, r, theta = problem()
     whole, away = task(A, r), right_angle(A @ (theta - r))
     found = [ratios(scattered(A, r, *level), whole, theta, n=n) for level in LEVELS]
     own = ratios(least_squares(r, 16), task(np.eye(50), r), theta, n=n)[0]
-    same, other = (np.array([run(another, seed)[-1] for seed in range(4)])
+    same, other = (np.array([run(another, seed)[-1] for seed in range(n_runs)])
                    for another in (False, True))
     return [
         *(compare(f"sigma {sigma}, batches of {b}: lr on the same batch / the best lr",
@@ -139,7 +139,7 @@ def claims(n=200):
                 ratios(scattered(A, r, 1.0, 4), whole, theta, away, n)[0], 0.1),
         bound("fails if rows have Hessians of their own: ratio / factor", "<", 0.5,
               own / factor_least_squares(r, 16)),
-        bound("4 runs of NGDiff from L_R 0.03, same batch: lowest L_R at the end", ">", 100,
+        bound(f"{n_runs} runs of NGDiff from L_R 0.03, same batch: lowest L_R at the end", ">", 100,
               same[:, 0].min()),
         bound("   ... another batch: highest L_R at the end", "<", 20, other[:, 0].max()),
         bound("   ... but little is forgotten: its highest L_F / the lowest above", "<", 0.1,

@@ -93,16 +93,18 @@ def claims(n_paths=3, largest=100.0):
     """The rows of this script's table. largest: eigenvalue; steps and 1 / lr grow with it."""
     q, lr, steps = toy.quadratics(20, 1, largest), 1.8 / largest, round(30 * largest)
     c, fixed, small = above(q, 0.9), [above(q, share) for share in (0.5, 0.7, 0.9)], (0.0, 0.5, 0.9)
-    swung = scalarize(q, swinging(q), 2000, lr)[-1]
+    swung = scalarize(q, swinging(q), 200 * round(largest / 10), lr)[-1]
     return [
         compare("static c > c*: descent ends at theta*(c)", [minimiser(q, c) for c in fixed],
                 [scalarize(q, c, steps, lr)[-1] for c in fixed], 1e-8),
         compare("static c = 0, 0.5, 0.9 < c*: runs away by this factor a step",
                 [growth(q, low, 1 / largest) for low in small],
-                [stretch(scalarize(q, low, 300, 1 / largest)) for low in small], 1e-5),
+                [stretch(scalarize(q, low, round(5 * largest), 1 / largest)) for low in small],
+                1e-5),
         compare(f"{n_paths} random paths of c_t, same limit c > c*: end at theta*(c)",
                 [minimiser(q, c)] * n_paths,
-                [scalarize(q, wandering(c, i), steps, lr)[-1] for i in range(n_paths)], 1e-8),
+                [scalarize(q, wandering(c, i, decay=1 - 2 / largest), steps, lr)[-1]
+                 for i in range(n_paths)], 1e-8),
         compare("fails if c_t keeps swinging: ends on this orbit",
                 orbit(q, 1.0, above(q, 0.3), 100, lr), swung, 1e-8),
         bound("   ... and not on the front: distance to it", ">", 0.01,

@@ -12,10 +12,11 @@ weight, c' / (1 - c') = c / ((1 - c) s). So it ends at the other minimiser
 
 or runs away.
 
-Assumptions: s > 0, and losses whose digits suffice. Where it fails: GDiff, by the factor s; and
-NGDiff's AutoLR in float32. It judges rounding on an absolute scale (a loss is a difference of
-logits of order 1). So with a loss multiplied by 1e-3 and a tiny lr it takes the fit for noise and
-looks wider, where it would have fitted the loss itself.
+AutoLR also judges rounding as a share of the loss. So in float32 it says the same at every scale.
+
+Assumptions: s > 0, and losses with enough digits. Where it fails: GDiff, by the factor s; and
+NGDiff's AutoLR in float32 if a large constant is added to a loss instead. The loss's differences
+then drown in its rounding, and AutoLR looks wider.
 
 Toy problems: random quadratics in R^20, eigenvalues 1 .. 100; a logistic regression in R^20.
 Expected output: each row ok.
@@ -68,10 +69,11 @@ def gdiff_end(q, start, s, c=0.995):
                        method="gdiff").theta[-1]
 
 
-def float32_status(lg, s):
-    """What AutoLR says in float32 at lr 0.003, L_R multiplied by s."""
-    tasks = scaled(lg.tasks(torch.float32), s, 1.0)
-    return toy.fits(tasks, np.ones(20), 0.003, 1, torch.float32)[0].status
+def float32_status(lg, s, more=0.0):
+    """What AutoLR says in float32 at lr 0.03, with s L_R + more for L_R."""
+    L_R, L_F = scaled(lg.tasks(torch.float32), s, 1.0)
+    tasks = (lambda theta: L_R(theta) + more), L_F
+    return toy.fits(tasks, np.ones(20), 0.03, 1, torch.float32)[0].status
 
 
 # --------------------------------------------------------------------------- claims
@@ -99,8 +101,9 @@ def claims(largest=100.0):
                 [minimiser(easy, other_c(c, s)) for s in (0.1, 1.0, 2.0)], ends, 1e-8),
         bound("   ... so GDiff's end moves: distance from L_F x 0.1 to x 2", ">", 0.1,
               np.linalg.norm(ends[0] - ends[2])),
-        same("fails in float32: AutoLR at lr 0.003, L_R x 1 and x 0.001, says",
-             "fit, no convexity", ", ".join(float32_status(lg, s) for s in (1.0, 1e-3)))]
+        same("float32: AutoLR at lr 0.03 says, L_R x 1, x 1e-6; fails if 1000 is added",
+             "fit, fit, no convexity",
+             ", ".join(float32_status(lg, *s) for s in ((1.0,), (1e-6,), (1.0, 1e3))))]
 
 
 # --------------------------------------------------------------------------- figure

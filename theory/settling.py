@@ -3,7 +3,8 @@
 Claim: a fit moves lr by a factor of 2 at most, and the first step repeats it until lr moves by less
 than 15 %. So from any first guess lr0 it ends in the same place, on a quadratic after
 ceil(|log2(lr*/lr0)|) + 1 fits (one less if the last of the moves is below 15 %). Later fits come
-every `lazy` steps: T steps cost 2 T + 2 fits loss evaluations.
+every `lazy` steps: T steps cost 2 T + 2 fits + 1 loss evaluations. (The first fit evaluates L_R
+once more, to see that it does not change from call to call.)
 
 Assumptions: L_R quadratic along d, and a fit at each step. What the paper leaves out:
 
@@ -43,7 +44,7 @@ def fits_needed(first_lr, best):
 def evaluations(q, start, steps, lazy):
     """How often the two losses are evaluated in a whole run."""
     slope, curvature = toy.slope_and_curvature(q, start)
-    return 2 * steps + 2 * (fits_needed(0.01, slope / curvature) + (steps - 1) // lazy)
+    return 2 * steps + 2 * (fits_needed(0.01, slope / curvature) + (steps - 1) // lazy) + 1
 
 
 # --------------------------------------------------------------------------- measured

@@ -13,7 +13,7 @@ faster than that, L_R rises for a step or two. On other seeds a few starts had n
 
 What the paper's statement leaves out: "the limit is Pareto optimal" is true only of the part of
 that curve where mu <= 1 / lam, lam = the largest eigenvalue of A^-1 B. NGDiff needs A - mu B
-positive on the directions orthogonal to g_R alone. So it also rests at points that are optimal
+positive only on the directions orthogonal to g_R. So it also rests at points that are optimal
 among their neighbours and dominated by a distant point of the front: from random starts one run in
 eight to one in two does. A fixed lr comes to rest too, but only where
 lr < 2 |g_R| / (largest eigenvalue of A - mu B on the directions orthogonal to g_R). So a large one
@@ -71,9 +71,9 @@ def rests(q, starts, lr=None, steps=3000):
 
 # --------------------------------------------------------------------------- claims
 
-def claims(n_starts=8):
-    """The rows of this script's table."""
-    q, rng = toy.quadratics(20, 1), np.random.default_rng(0)
+def claims(n_starts=8, largest=100.0):
+    """The rows of this script's table. largest: eigenvalue; the steps to rest grow with it."""
+    q, rng = toy.quadratics(20, 1, largest), np.random.default_rng(0)
     near, far = (q.r + spread * rng.standard_normal((8, 20)) for spread in (1, 3))
     ends, gap = rests(q, far[:n_starts])
     _, gap_decay = rests(q, near[:n_starts // 2], lambda t: 2 / (1 + t)**0.5)
@@ -100,7 +100,7 @@ def claims(n_starts=8):
 # --------------------------------------------------------------------------- figure
 
 def local_curve(q):
-    """Points beyond the front that are optimal among their neighbours alone: (n, 2)."""
+    """Points beyond the front that are optimal only among their neighbours: (n, 2)."""
     beyond = [minimiser(q, c) for c in np.linspace(0.02, critical_c(q) - 0.003, 3000)]
     return np.array([theta for theta in beyond if tangent_eigenvalues(q, theta)[0] > 0
                      and np.prod(q.gradients(theta), 0).sum() > 0])

@@ -28,7 +28,10 @@ class Quadratics(NamedTuple):
         """(L_R, L_F) as functions of a tensor theta (n,)."""
         def task(H, centre):
             H, centre = torch.from_numpy(H), torch.from_numpy(centre)
-            return lambda theta: 0.5 * (theta - centre) @ (H @ (theta - centre))
+            def loss(theta):
+                e = theta - centre
+                return 0.5 * e @ (H @ e)
+            return loss
         return task(self.A, self.r), task(self.B, self.f)
 
     def gradients(self, theta):
