@@ -1,10 +1,14 @@
 """What surrounds a run: flags, stages and files, processes, the report. No method is in here.
 
-Imported before torch, for this one setting: threads that wait for each other sleep instead of
-spinning. Alone that costs some per cent. Beside other work, as on a laptop with a browser open,
-spinning threads take the cores from those that they wait for (README, "Under load").
+Imported before torch: threads that wait for each other then sleep instead of spinning. On an idle
+machine that costs a few per cent. Beside other work, as on a laptop with a browser open, spinning
+threads take the cores from the threads that they wait for.
 """
 import os
+import sys
+
+if sys.version_info < (3, 11):
+    sys.exit("Python 3.11 or newer is needed; this is " + sys.version.split()[0])
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Pictures are drawn into files: no screen, and no backend that a notebook's setting names.

@@ -1,0 +1,109 @@
+"""README.md and docs/: their commands, links, line counts and names are true."""
+import ast
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import harness
+import train
+from harness import measuring, report
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+MEASURES = (ROOT / "docs" / "measures.md").read_text("utf-8")
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+def test_the_readme_is_short():
+    assert README.count("\n") <= 150 and len(README.split()) <= 1700
+
+
+@pytest.mark.skipif((ROOT / ".assignments.json").exists(), reason="a student's copy has blanks")
+@pytest.mark.parametrize("name, said", re.findall(r"^\| `(\S+)` \| (\d+) \|", README, re.M))
+def test_line_counts_of_the_reading_order_are_true_to_a_tenth(name, said):
+    path = ROOT / name
+    files = path.glob("*.py") if name.endswith("/") else [path]
+    lines = sum(file.read_text("utf-8").count("\n") for file in files)
+    assert abs(lines - int(said)) <= 0.1 * lines, f"README.md: {name} has {lines} lines"
+
+
+# ---- commands
+
+def test_the_readmes_two_commands_set_everything_up_and_differ_in_their_end_only():
+    """.ci/run takes them from the README by the same pattern."""
+    pattern = r"^    (python3 -m venv .*)$"
+    first, second = re.findall(pattern, README, re.M)
+    assert first.removesuffix("python train.py --tiny") == second.removesuffix("python -m pytest")
+    assert first != second and " pip install -r requirements.txt && " in first
+    assert r"s/^    \(python3 -m venv .*\)/\1/p" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+@every_page
+def test_every_command_of_train_py_is_one_that_it_takes(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in re.findall(r"python train\.py ?([^\n`#|;)]*)", page.read_text("utf-8")):
+        words = [{"S": "1", "N": "1", "DIR": str(tmp_path), "FILE": str(tmp_path)}.get(w, w)
+                 for w in shlex.split(command)]
+        if words not in (["--help"], ["..."]):
+            train.flags.parse(train.Config, words, train.__doc__)
+
+
+@every_page
+def test_every_module_that_is_run_is_there(page):
+    for name in re.findall(r"python -m ([\w.]+)", page.read_text("utf-8")):
+        assert importlib.util.find_spec(name), name
+
+
+@every_page
+def test_every_link_and_picture_is_there(page):
+    for path in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+        assert (page.parent / path).exists(), path
+
+
+# ---- names
+
+def numbers_of(**others):
+    """What `measuring.measure` gives of a set of rows, as far as `summary` looks at it."""
+    return {"loss": np.arange(1.0, 10), "min_k": np.arange(1.0, 10), "rouge": [1.0] * 9,
+            "loss_wrong": [[1.0]] * 9, "log_ratio": np.arange(9.0), "answers": ["a"] * 9,
+            "gold": ["a"] * 9, **others}
+
+
+def test_every_measure_and_log_column_is_defined():
+    sets = [name + part for name in ("forget", "retain") for part in ("", "_questions", "_windows")]
+    measured = {name: numbers_of() for name in (*sets, "world", "real_authors", "holdout")}
+    texts = {name: numbers_of(verbmem=1.0) for name in ("forget", "retain")}
+    names = set(report.LOG_COLUMNS)
+    for some in (measured, measured | texts):
+        names |= measuring.summary(some, some).keys()
+    for name in names:      # "real_authors have the measures of the world rows"
+        assert f"`{name.replace('real_authors', 'world')}`" in MEASURES, name
+
+
+# ---- versions
+
+def test_the_versions_of_the_readmes_numbers_keep_to_the_lower_bounds():
+    text = (ROOT / "requirements.txt").read_text("utf-8")
+    number = lambda version: [int(x) for x in version.split(".")]
+    least = dict(re.findall(r"^(\w+)>=(.*)$", text, re.M))
+    exact = dict(re.findall(r"^# == (\w+)==(.*)$", text, re.M))
+    assert least.keys() == exact.keys()
+    assert all(number(exact[name]) >= number(least[name]) for name in least)
+
+
+@pytest.mark.parametrize("file", ["train.py", "harness/__init__.py", "experiments/__init__.py",
+                                  "theory/__init__.py", "assignments/__init__.py"])
+def test_what_an_old_python_reads_first_is_grammar_that_it_knows(file):
+    ast.parse((ROOT / file).read_text("utf-8"), feature_version=(3, 8))
+
+
+def test_an_old_python_is_told_what_is_needed(monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(SystemExit, match="Python 3.11 or newer is needed"):
+        exec(compile(Path(harness.__file__).read_text("utf-8"), "harness", "exec"), {})
