@@ -231,7 +231,7 @@ class Run(NamedTuple):
 def prepare(config):
     """Read and check all that a user can get wrong. Writes nothing; ValueError on a mistake."""
     rows = sources.load(config)
-    tokenizer = data.word_tokenizer(rows) if config.tokenizer == "words" else data.gpt2_tokenizer()
+    tokenizer = data.word_tokenizer(rows) if config.tokenizer == "words" else weights.gpt2_tokenizer()
     initial = weights.initial_model(config, tokenizer, rows).to(config.device)
     encoded = sources.encode(tokenizer, rows, initial.config.block_size)
     # The questions on forgotten texts are in no batch: do the facts go with the text?
