@@ -298,7 +298,7 @@ def unlearned(run, target):
     config, threads = run.config, torch.get_num_threads()
     settings = {k: getattr(config, k) for k in ("method", "level", "c", "optimizer", "lr", "autolr",
                                                 "lazy", "batch")}
-    code = (ngdiff, gpt, data, metrics, split, part_loss, losses, unlearn, task_batches,
+    code = (ngdiff, gpt, data, split, part_loss, losses, unlearn, task_batches,
             measure_level)
     start = os.path.basename(model_path(run, "target", threads))
     key = stages.key([start, settings, run.examples], code, threads)

