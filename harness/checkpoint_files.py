@@ -81,7 +81,7 @@ def read_saved(path):
             weights = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError,
             AttributeError, struct.error, pickle.UnpicklingError) as e:   # all met, in bad files
-        code = re.search(r"Unsupported global: GLOBAL ([\w.]{1,99})", str(e))
+        code = re.search(r"GLOBAL ([\w.]{1,99})", str(e))
         what = f"asks for {code[1]}, so for code" if code else f"damaged ({type(e).__name__})"
         raise ValueError(f"{path}: {what}; write it with torch.save(model.state_dict(), FILE)"
                          ) from None
