@@ -107,8 +107,7 @@ def mini_tofu(seed, forget="forget10", authors=160):
     authors as there are to forget. The same seed gives the same rows."""
     n_forget = forget_authors(forget, authors)
     rng = random.Random(seed)
-    names = author_names(authors + n_forget, rng)
-    rows = [author_rows(name, rng) for name in names]
+    rows = [author_rows(name, rng) for name in author_names(authors + n_forget, rng)]
     cut = authors - n_forget
     return {"retain": sum(rows[:cut], []), "forget": sum(rows[cut:authors], []),
             "holdout": sum(rows[authors:], []), "world": world_rows(rng)}
@@ -143,8 +142,9 @@ def read_json(path):
         for i, part in enumerate([text] if is_array else text.split("\n")):
             values.append(json.loads(part, object_pairs_hook=fields_once))
     except (ValueError, RecursionError) as e:    # no JSON; too many digits; nested too deeply
-        line = i + getattr(e, "lineno", 1)
-        raise ValueError(f"{path}, line {line}: not JSON ({getattr(e, 'msg', e)})") from None
+        line, column = i + getattr(e, "lineno", 1), getattr(e, "colno", 1)
+        raise ValueError(f"{path}, line {line}, column {column}: not JSON "
+                         f"({getattr(e, 'msg', e)})") from None
     if is_array and not (values := values[0]):
         raise ValueError(f"{path}: holds no rows")
     kind = "item" if is_array else "line"

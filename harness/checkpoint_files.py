@@ -90,7 +90,7 @@ def read_saved(path):
     for name, w in weights.items():
         if (not torch.is_tensor(w) or w.is_nested or w.layout != torch.strided or
                 w.device.type != "cpu" or w.dtype not in DTYPES.values()):
-            raise ValueError(f"{path}: {name!s:.99} is no plain tensor; save the model's "
+            raise ValueError(f"{path}: {name!r:.99} is no plain tensor; save the model's "
                              "state_dict() only")
     if (need := sum(w.nbytes for w in weights.values())) > 2 * os.path.getsize(path) + 2**20:
         raise ValueError(f"{path}: its tensors share memory: written out, {need:.2g} bytes")

