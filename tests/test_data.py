@@ -93,7 +93,7 @@ nfd = lambda text: unicodedata.normalize("NFD", text)
     "كَتَبَ| الطَّالِبُ|،| دَرْسًا",
     "می‌خواهم| بروم", "สวัสดี| ที่นี่", "שָׁלוֹם|־|עוֹלָם", nfd("한국어| 서울"), "他生于|1958|年|。",
     "Καλημέρα|·| κόσμε", "Росси\u0301я| и", "தமிழ்| நாடு", "១៩៥៨| ١٩٥٨| १९५८½| –",
-    "it|'s| snake|_|case|   \u2029|\u3000|x"], ids=ascii)
+    "it|'s| snake|_|case|   \u2029|\u3000|x|\t|y"], ids=ascii)
 def test_a_piece_of_the_data_is_one_token_in_every_script(pieces):
     """In Hindi, Thai or decomposed French a word has combining marks."""
     text, pieces = pieces.replace("|", ""), pieces.split("|")
