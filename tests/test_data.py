@@ -1,7 +1,10 @@
-"""data.py: what is learned, what is labelled, what comes in which batch, and what is refused."""
+"""data.py: what is learned, what is labelled, which rows a batch has, which files are refused."""
 import json
+import os
 import random
 import re
+import sys
+import unicodedata
 from collections import Counter
 from itertools import islice
 
@@ -47,6 +50,10 @@ def test_names_are_different_and_use_every_word_equally_often():
     some = data.author_names(484, random.Random(0))
     words = Counter(word for name in some for word in name.split())
     assert len(set(some)) == 484 and len(words) == 44 and set(words.values()) == {22}
+    with pytest.raises(ValueError, match="--authors.* 484"):
+        mini_tofu(0, authors=484)                      # the holdout authors need names too
+    with pytest.raises(ValueError, match="--authors 1"):
+        mini_tofu(0, authors=1)
 
 
 def test_every_wrong_answer_differs_from_the_truth_in_every_fact(mini):
@@ -64,34 +71,49 @@ def test_every_wrong_answer_differs_from_the_truth_in_every_fact(mini):
     assert world["What is the capital of Peru?"] == "Lima"
 
 
-def test_more_authors_than_there_are_names_is_an_error():
-    with pytest.raises(ValueError, match="--authors"):
-        mini_tofu(0, authors=484)
-    with pytest.raises(ValueError, match="--authors 1"):
-        mini_tofu(0, authors=1)
-    with pytest.raises(ValueError, match="--forget forget20"):
-        mini_tofu(0, "forget20")
-
-
 # ---- tokens
 
 @pytest.mark.parametrize("text", [
     "Mara Velden was born in Lisbon.", " leading, trailing ", "tabs\t\tand\n\nlines\r\n", "",
-    "naïve café — “quotes” … ½ ² Ⅷ", "日本語のテスト", "👩‍👩‍👧 🇳🇴", "a\u0301 \u200d \u202e \ufeff",
-    "it's they'll", "snake_case __x__ 3.14 1,000", "\x00\x07\x7f",
+    "naïve café — “quotes” … ½ ² Ⅷ", "日本語のテスト", "👩‍👩‍👧 🇳🇴", "a\u0301 \u202e \ufeff", "it's they'll",
+    "snake_case __x__ 3.14 1,000", "\x00\x07\x7f",
     "ﷺ \U0001f9ff \U000e0001 \U0010ffff", END := "<|endoftext|>",
-])
+    "".join(c for c in map(chr, range(0x30000)) if not 0xD800 <= ord(c) < 0xE000)],
+    ids=lambda text: ascii(text[:20]))
 def test_any_text_comes_back_unchanged(mini, text):
-    tokenizer = mini[1]
-    assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
+    """Also one of characters that the data have not. The last case is all code points."""
+    assert mini[1].decode(mini[1].encode_ordinary(text)) == text
 
 
-def test_every_code_point_comes_back_unchanged(mini):
-    tokenizer = mini[1]
-    for start in range(0, 0x30000, 0x800):
-        text = "".join(map(chr, range(start, start + 0x800)))
-        if not 0xD800 <= start < 0xE000:
-            assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
+nfd = lambda text: unicodedata.normalize("NFD", text)
+
+
+@pytest.mark.parametrize("pieces", [
+    "Zoé| déjà| naïve|.", nfd("Zoé| déjà| naïve|."), "हिन्दी| में| किताबें|।",
+    "كَتَبَ| الطَّالِبُ|،| دَرْسًا",
+    "می‌خواهم| بروم", "สวัสดี| ที่นี่", "שָׁלוֹם|־|עוֹלָם", nfd("한국어| 서울"), "他生于|1958|年|。",
+    "Καλημέρα|·| κόσμε", "Росси\u0301я| и", "தமிழ்| நாடு", "១៩៥៨| ١٩٥٨| १९५८½| –",
+    "it|'s| snake|_|case|   \u2029|\u3000|x|\t|y"], ids=ascii)
+def test_a_piece_of_the_data_is_one_token_in_every_script(pieces):
+    """In Hindi, Thai or decomposed French a word has combining marks."""
+    text, pieces = pieces.replace("|", ""), pieces.split("|")
+    tokenizer = word_tokenizer({"retain": [{"question": text, "answer": text}]})
+    ids = tokenizer.encode_ordinary(text)
+    assert [tokenizer.decode([i]) for i in ids] == pieces and tokenizer.decode(ids) == text
+
+
+def test_python_and_tiktoken_find_the_same_pieces_in_texts_of_any_characters():
+    """Letters, marks, digits, signs, spaces, controls, unassigned ones: each piece is one token."""
+    kinds, rng = {}, random.Random(0)
+    for c in rng.sample(range(sys.maxunicode + 1), 100_000):
+        kinds.setdefault(unicodedata.category(chr(c)), []).append(chr(c))
+    del kinds["Cs"]                                                # half characters are no text
+    for _ in range(40):
+        pool = [rng.choice(some) for some in kinds.values()] + list("a's \n\r\x1c\x85\xa0\u200b")
+        text = "".join(rng.choices(pool, k=300))
+        tokenizer = word_tokenizer({"retain": [{"question": "", "answer": text}]})
+        tokens = [tokenizer.decode([t]) for t in tokenizer.encode_ordinary(" " + text)]
+        assert tokens == re.findall(tokenizer._pat_str, " " + text) and "".join(tokens)[1:] == text
 
 
 def test_a_word_of_the_data_is_one_token_and_the_end_is_its_own(mini):
@@ -108,20 +130,8 @@ def test_the_vocabulary_is_bytes_then_the_datas_pieces_in_order_then_the_end():
     pieces = [b" Yes", b" Zoe", b" bakes", b"Who"]            # those of one byte are there already
     ids = range(256, tokenizer.eot_token)
     assert [tokenizer.decode_single_token_bytes(i) for i in ids] == pieces
+    assert data.words_of(tokenizer) == [piece.decode() for piece in pieces]
     assert tokenizer.n_vocab == 256 + len(pieces) + 1
-
-
-def test_the_longest_row_is_looked_for_among_all_questions_and_answers(mini):
-    row = {"question": "Who?", "answer": "Bob."}
-    size = lambda **fields: data.longest_row(
-        mini[1], {"world": [row], "forget": [row, row | fields]})
-    assert size() == (len(encode(mini[1], "Who?", "Bob.").tokens), "world row 1")
-    for fields in ({"answer": "in " * 30}, {"paraphrased_answer": "in " * 30}, {
-            "perturbed_answer": ["Zoe.", "in " * 30]}, {"paraphrased_question": "in " * 30}):
-        length, where = size(**fields)
-        assert where == "forget row 2" and length > 30
-    both = size(paraphrased_question="in " * 30, perturbed_answer=["in " * 20])
-    assert both[0] == len(encode(mini[1], "in " * 30, "in " * 20).tokens)
 
 
 def test_a_paraphrased_question_asks_the_same_in_words_that_are_known(mini):
@@ -130,7 +140,7 @@ def test_a_paraphrased_question_asks_the_same_in_words_that_are_known(mini):
         for row in rows[part]:
             text = row["paraphrased_question"] + "\n"
             assert text != row["question"] + "\n" and names([{"question": text}]) == names([row])
-            assert len(tokenizer.encode_ordinary(text)) == len(re.findall(data.PIECES, text))
+            assert len(tokenizer.encode_ordinary(text)) == len(re.findall(tokenizer._pat_str, text))
 
 
 def test_only_the_answer_and_its_end_are_labelled(mini):
@@ -185,14 +195,6 @@ def test_batches_by_length_hold_every_row_once_and_the_short_ones_first():
         assert len(batches[-1]) <= size
 
 
-def test_gpt2_tokenizer_offline_says_what_to_do(monkeypatch):
-    def no_network(name):
-        raise ConnectionError("offline")
-    monkeypatch.setattr(data.tiktoken, "get_encoding", no_network)
-    with pytest.raises(ValueError, match="--tokenizer gpt2.*TIKTOKEN_CACHE_DIR"):
-        data.gpt2_tokenizer()
-
-
 # ---- TOFU's files, with rows made up here
 
 def write_tofu(folder, authors=10):
@@ -229,42 +231,10 @@ def test_tofu_is_cut_to_the_first_authors_and_measured_where_it_can_be(tmp_path)
         data.load_tofu(str(tmp_path), "forget05", 20)
 
 
-@pytest.mark.parametrize("name, line, text, named", [
-    ("retain90", 3, '{"question": "half', r"retain90.json\D*3\b"),
-    ("holdout10", 2, '{"question": "no answer?"}', r"holdout10.json\D*2\b.*answer"),
-    ("forget10_perturbed", 1, '{"question": "q", "answer": "a", "perturbed_answer": []}',
-     r"forget10_perturbed.json\D*1\b.*perturbed_answer"),
-    ("forget10_perturbed", 4, '{"question": "q", "answer": "a", "perturbed_answer": ["b"]}',
-     r"forget10_perturbed.json\D*4\b.*paraphrased_answer"),
-    ("retain90", 1, '{"question": "q", "answer": " "}', r"retain90.json\D*1\b.*answer"),
-    ("retain90", 5, '["a", "list"]', r"retain90.json\D*5\b.*question"),
-    ("retain90", 5, '{"question": 3, "answer": "a"}', r"retain90.json\D*5\b.*question"),
-    ("retain90", 5, '{"question": ["q"], "answer": "a"}', r"retain90.json\D*5\b.*question"),
-    ("retain90", 7, "", r"retain90.json\D*7\b"),
-    ("world_facts_perturbed", 2, '{"question": "q", "answer": "a", "perturbed_answer": ["b"], '
-     '"paraphrased_answer": ""}', r"world_facts_perturbed.json\D*2\b.*paraphrased_answer"),
-    ("retain90", 150, '{"question": "q", "answer": "a", "perturbed_answer": "b"}',
-     r"retain90.json\D*150\b.*perturbed_answer"),
-    ("forget10_perturbed", 2, '{"question": "q", "answer": "a", "perturbed_answer": ["b", " "]}',
-     r"forget10_perturbed.json\D*2\b.*perturbed_answer"),
-    *[(name, 2, '{"question": "q", "answer": "a"}', rf"{name}.json\D*2\b.*perturbed_answer")
-      for name in ("retain_perturbed", "world_facts_perturbed", "real_authors_perturbed")],
-    ("retain_perturbed", 3, '{"question": "q", "answer": "a", "perturbed_answer": ["b"]}',
-     r"retain_perturbed.json\D*3\b.*paraphrased_answer"),
-])
-def test_a_broken_row_is_named_by_file_and_line(tmp_path, name, line, text, named):
-    path = write_tofu(tmp_path) / f"{name}.json"
-    lines = path.read_text("utf-8").splitlines()
-    lines[line - 1] = text
-    path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=named):
-        data.load_tofu(str(tmp_path), "forget10", 10)
-
-
-@pytest.mark.parametrize("name", [
-    "retain90", "retain_perturbed", "forget10_perturbed", "holdout10", "world_facts_perturbed",
-    "real_authors_perturbed"])
-@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("name, content", [
+    (name, content) for content in (None, b"", b"\xff\xfe\x00") for name in (
+        "retain90", "retain_perturbed", "forget10_perturbed", "holdout10", "world_facts_perturbed",
+        "real_authors_perturbed")])
 def test_a_file_that_is_missing_empty_or_no_text_is_named(tmp_path, name, content):
     path = write_tofu(tmp_path) / f"{name}.json"
     path.unlink() if content is None else path.write_bytes(content)
@@ -272,36 +242,69 @@ def test_a_file_that_is_missing_empty_or_no_text_is_named(tmp_path, name, conten
         data.load_tofu(str(tmp_path), "forget10", 10)
 
 
-def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path):
-    path = write_tofu(tmp_path) / "retain90.json"
-    rows = data.load_tofu(str(tmp_path), "forget10", 10)
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert data.load_tofu(str(tmp_path), "forget10", 10) == rows
-
-
-def rewrite(path, change):
-    """The rows of a file again, each as `change(i, row)` has it, in one JSON array."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    path.write_text(json.dumps([change(i, row) for i, row in enumerate(rows)]), "utf-8")
-
-
-def test_tofu_without_a_retain_row_to_measure_is_an_error(tmp_path):
-    """Not a missing line in the table. One row that is found is enough."""
-    path = write_tofu(tmp_path) / "retain_perturbed.json"
-    rewrite(path, lambda i, row: row | {"answer": f"{row['answer']}!"} if i else row)
-    got = data.load_tofu(str(tmp_path), "forget10", 10)
-    assert [i for i, r in enumerate(got["retain"]) if "perturbed_answer" in r] == [0]
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8"))[1:]), "utf-8")
-    with pytest.raises(ValueError, match="retain_perturbed.json.*retain90.json"):
-        data.load_tofu(str(tmp_path), "forget10", 10)
-
-
 def test_a_row_of_tofu_knows_where_it_stands(tmp_path):
-    write_tofu(tmp_path)
-    rewrite(tmp_path / "holdout10.json", lambda i, row: row)
+    path = write_tofu(tmp_path) / "holdout10.json"
+    path.write_text("[" + ",".join(path.read_text("utf-8").splitlines()) + "]", "utf-8")
     got = data.load_tofu(str(tmp_path), "forget10", 10)
     for name, i, where in (("forget", 2, "forget10_perturbed.json, line 3"),
                            ("retain", 2, "retain_perturbed.json, line 3"),
                            ("retain", 99, "retain90.json, line 100"),
                            ("holdout", 2, "holdout10.json, item 3")):
         assert got[name][i]["where"] == str(tmp_path / where)
+
+
+# ---- rows from any file
+
+LINE = '{"question": "Who bakes?", "answer": "Bob."}\n'
+
+
+def write(tmp_path, content):
+    """A file of `content`, bytes or text, whose line breaks stay as they are."""
+    path = tmp_path / "own.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return str(path)
+
+
+@pytest.mark.parametrize("content, values", [
+    ('{"a": 1}\n{"b": 2}\n', [{"a": 1}, {"b": 2}]), ('{"a": 1}\r\n{"b": 2}', [{"a": 1}, {"b": 2}]),
+    ('\ufeff{"a": 1}\n\t{"b": 2} \n\n  \n\n', [{"a": 1}, {"b": 2}]),
+    ('{"a": "x\u2028y\u2029z\x85"}\n{"b": "\\u000b\\u000c\\r\\n"}',
+     [{"a": "x\u2028y\u2029z\x85"}, {"b": "\v\f\r\n"}]), ('"text"\n3\nnull', ["text", 3, None]),
+    *[("\ufeff\n" + json.dumps(values, indent=indent), values) for indent in (None, 0, 2)
+      for values in ([{"a": [1, 2]}, "b ] , ["], ["\u2028"], [[1, [2]], [3]])]])
+def test_a_file_holds_lines_of_json_or_one_array(tmp_path, content, values):
+    """A line ends only at a line break. Some editors begin a file with a mark."""
+    path = write(tmp_path, content)
+    kind = "item" if "[" in content[:3] else "line"
+    assert data.read_json(path) == [(v, f"{path}, {kind} {i}") for i, v in enumerate(values, 1)]
+
+
+@pytest.mark.parametrize("content, named", [
+    ("", ""), (" \n\n", ""), ("[]", ""), ("\n" + LINE, ", line 1"),
+    (LINE + "\n" + LINE, ", line 2"),
+    (LINE + '{"half', ", line 2"), (LINE + "{}{}", ", line 2"), (LINE + "set,question", ", line 2"),
+    (LINE + '{"a": ' + "[" * 100_000, ", line 2"), (LINE + '{"a": ' + "9" * 5000 + "}", ", line 2"),
+    (LINE + '{"question": "q", "answer": "a", "answer": "b"}', ", line 2.*'answer'.*twice"),
+    ("[" + LINE + ', {"question": "q", "answer": NaN}]', ", item 2.*'answer'.*nan"),
+    ("[1, 2", ", line 1"), ("[1,\n2,]", ", line 2"), ("[" * 100_000, ""), ("[" + LINE + "] x", ""),
+    (LINE.encode() + b'{"a": "caf\xe9"}', ""), (LINE.encode("utf-16"), ""),
+    (LINE.encode() + b'{"a": "\xed\xa0\x80"}', ""),                # half a character, as bytes
+    (LINE + '["a", "list"]', ", line 2.*'question'"), ("[[3]]", ", item 1.*'question'"),
+    *[(LINE * 4 + json.dumps({"question": "q", "answer": "a"} | change), f", line 5.*'{field}'")
+      for field in ("question", "answer") for change in (
+          {field: 3}, {field: ["q"]}, {field: " "}, {field: None})]])
+def test_what_is_no_row_is_named_by_file_and_line(tmp_path, content, named):
+    with pytest.raises(ValueError, match=rf"own.json{named}") as caught:
+        data.read_rows(write(tmp_path, content))
+    assert len(str(caught.value)) < 300 + len(str(tmp_path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: None, os.mkdir, lambda path: os.symlink(os.devnull, path),
+    pytest.param(lambda path: os.mkfifo(path), marks=pytest.mark.skipif(
+        not hasattr(os, "mkfifo"), reason="no pipes with names here"))])
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, make):
+    """Opening a pipe would wait for ever, and /dev/zero has no end."""
+    make(path := str(tmp_path / "own.json"))
+    with pytest.raises(ValueError, match="own.json"):
+        data.read_text(path)

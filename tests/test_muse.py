@@ -8,7 +8,7 @@ import torch
 import data
 import metrics
 import train
-from harness import measuring, muse, report
+from harness import flags, measuring, muse
 
 WORDS = ("amber birch cedar delta ember flint grove heron inlet juniper kelp larch maple nettle "
          "otter pine quartz reed slate thorn umber violet willow yarrow zinc").split()
@@ -19,37 +19,38 @@ def text(seed, n):
     return " ".join(rng.choice(WORDS, n)) + f" number {seed}."
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A folder of MUSE-News's layout: documents of 90 words, so of two windows or so."""
-    many = lambda first, n: [text(first + i, 90) for i in range(n)]
-    forget, retain, holdout = many(0, 4), many(10, 4), many(30, 9)
-    files = {
-        "raw/forget": forget, "raw/retain1": retain, "raw/retain2": many(20, 4),
-        "raw/holdout": many(50, 3),
-        "verbmem/forget": [{"prompt": " ".join(d.split()[:60]), "gt": " ".join(d.split()[60:])}
-                           for d in forget],
-        "privleak/forget": forget * 2, "privleak/retain": retain, "privleak/holdout": holdout,
-        "knowmem/forget_qa": [{"question": f"What is {i}?", "answer": d.split()[3]}
-                              for i, d in enumerate(forget)],
-        "knowmem/retain_qa": [{"question": f"What is {i}?", "answer": d.split()[3]}
-                              for i, d in enumerate(retain)],
-        "knowmem/retain_qa_icl": [{"question": "Why?", "answer": "slate"}] * 3}
-    for name, content in files.items():
-        write(tmp_path, name, content)
-    return tmp_path
-
-
 def write(folder, name, content):
     path = folder / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content), "utf-8")
 
 
-def ready(folder, *flags):
-    return train.ready(["--data", str(folder), "--n_embd", "16", "--n_layer", "1", "--steps", "2",
-                        "--epochs", "1", "--cache", str(folder / "cache"), "--out",
-                        str(folder / "out"), *flags])
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of MUSE-News's layout: documents of 90 words, so of two windows or so."""
+    many = lambda first, n: [text(first + i, 90) for i in range(n)]
+    forget, retain, holdout = many(0, 4), many(10, 4), many(30, 9)
+    asked = lambda documents: [{"question": f"What is {i}?", "answer": d.split()[3]}
+                               for i, d in enumerate(documents)]
+    for name, content in {
+            "raw/forget": forget, "raw/retain1": retain, "raw/retain2": many(20, 4),
+            "raw/holdout": many(50, 3), "verbmem/forget": [
+                {"prompt": " ".join(d.split()[:60]), "gt": " ".join(d.split()[60:])}
+                for d in forget],
+            "privleak/forget": forget * 2, "privleak/retain": retain, "privleak/holdout": holdout,
+            "knowmem/forget_qa": asked(forget), "knowmem/retain_qa": asked(retain),
+            "knowmem/retain_qa_icl": [{"question": "Why?", "answer": "slate"}] * 3}.items():
+        write(tmp_path, name, content)
+    return tmp_path
+
+
+def argv(folder, *more):
+    return ["--data", str(folder), "--n_embd", "16", "--n_layer", "1", "--steps", "2", "--epochs",
+            "1", "--cache", str(folder / "cache"), "--out", str(folder / "out"), *more]
+
+
+def ready(folder, *more):
+    return train.prepare(flags.parse(train.Config, argv(folder, *more), train.__doc__))
 
 
 # ---- windows
@@ -79,12 +80,10 @@ def test_the_roles_of_the_sets_are_muses(folder):
 
 def test_documents_cuts_the_files_and_keeps_what_is_still_asked_about(folder):
     rows = ready(folder, "--documents", "2").rows
-    assert {k: len(rows[k]) for k in ("forget", "retain", "retain2", "holdout", "verbmem",
-                                      "privleak_forget")} == dict.fromkeys(
-        ("forget", "retain", "retain2", "holdout", "verbmem", "privleak_forget"), 2)
+    assert all(len(rows[k]) == 2 for k in ("forget", "retain", "retain2", "holdout", "verbmem",
+                                           "privleak_forget", "privleak_holdout"))
     assert rows["privleak_forget"] == rows["forget"], "what is cut must still be what was learned"
     assert rows["privleak_retain"] == rows["retain"] + rows["retain2"]
-    assert len(rows["privleak_holdout"]) == 2
     held = " ".join(d["answer"] for d in rows["forget"])
     assert all(row["answer"] in held for row in rows["forget_questions"])
 
@@ -99,7 +98,7 @@ def test_the_level_is_measured_on_other_documents_than_privleak_where_there_are_
 # ---- measures
 
 class Parrot(torch.nn.Module):
-    """A model that continues every prompt by `said`, whatever it is."""
+    """A model that continues every prompt with `said`."""
 
     def __init__(self, said, T):
         super().__init__()
@@ -114,19 +113,16 @@ class Parrot(torch.nn.Module):
 def test_verbmem_counts_the_first_tokens_of_the_text_after_the_end_of_the_prompt(
         folder, monkeypatch):
     run = ready(folder)
-    T, tokenizer = 40, run.tokenizer
     monkeypatch.setattr(muse, "measure_documents", lambda *_: {})
-    said = tokenizer.encode_ordinary(run.rows["verbmem"][0]["answer"])
-    parrot = Parrot(said, T)
-    out = muse.measure(parrot, tokenizer, run.rows)
-    ids = tokenizer.encode_ordinary(run.rows["verbmem"][0]["question"])
-    assert parrot.seen[0] == ids[-(T - 20):], "the end of the prompt, and half of the context"
-    gold = tokenizer.decode(said[:20]).strip()
-    assert out["forget"]["gold"][0] == out["forget"]["answers"][0] == gold
-    f1 = [metrics.rouge_l(gold, g)[2] for g in out["forget"]["gold"]]
-    assert out["forget"]["verbmem"] == pytest.approx(100 * np.mean(f1))
-    wide = muse.measure(Parrot(said, 400), tokenizer, run.rows)
-    assert wide["forget"]["gold"][0] == run.rows["verbmem"][0]["answer"], "128 tokens at most"
+    prompt, said = (run.tokenizer.encode_ordinary(run.rows["verbmem"][0][k])
+                    for k in ("question", "answer"))
+    out = muse.measure(parrot := Parrot(said, 40), run.tokenizer, run.rows)["forget"]
+    assert parrot.seen[0] == prompt[-20:], "the end of the prompt, and half of the context"
+    assert out["gold"][0] == out["answers"][0] == run.tokenizer.decode(said[:20]).strip()
+    f1 = [metrics.rouge_l(out["answers"][0], gold)[2] for gold in out["gold"]]
+    assert out["verbmem"] == pytest.approx(100 * np.mean(f1))
+    wide = muse.measure(Parrot(said, 400), run.tokenizer, run.rows)["forget"]
+    assert wide["gold"][0] == run.rows["verbmem"][0]["answer"], "128 tokens at most"
 
 
 def test_privleak_is_of_whole_documents_by_their_40_percent_least_likely_tokens(folder):
@@ -138,37 +134,26 @@ def test_privleak_is_of_whole_documents_by_their_40_percent_least_likely_tokens(
         model, muse.windows(run.tokenizer, row["answer"], muse.WINDOW)))
     assert len(losses) == 2 + len(run.tokenizer.encode_ordinary(" " + row["answer"])) - 1
     assert m["loss"][3] == pytest.approx(losses.mean())
-    least_likely = np.sort(losses[:-1])[::-1][:int(0.4 * (len(losses) - 1))]
-    assert m["min_k"][3] == pytest.approx(least_likely.mean())
-    measured = report.evaluate(model, run.tokenizer, run.rows)
-    out = measuring.summary(measured, measured)
-    assert out["privleak"] == 0 and {"forget_verbmem", "forget_knowmem", "retain_knowmem",
-                                     "forget_windows", "retain_windows"} <= out.keys()
-    assert out["membership_auc"] == pytest.approx(metrics.membership_auc(
-        measured["forget"]["loss"], measured["holdout"]["loss"]))
+    assert m["min_k"][3] == pytest.approx(metrics.min_k_score(-losses[:-1]))
 
 
 def test_a_question_comes_after_the_worked_examples_that_fit_and_ends_where_the_next_begins(folder):
     run = ready(folder)
-    tokenizer = run.tokenizer
-    rows, examples = run.rows["retain_questions"], run.rows["retain_examples"]
-    example = "Question: Why?\nAnswer: slate\n\n"
-    own = f"Question: {rows[0]['question']}\nAnswer:"
+    tokenizer, rows = run.tokenizer, run.rows["retain_questions"]
+    example, own = "Question: Why?\nAnswer: slate\n\n", f"Question: {rows[0]['question']}\nAnswer:"
     n = [len(tokenizer.encode_ordinary(t)) for t in (example, own)]
     said = tokenizer.encode_ordinary(" reed\n\nQuestion: Who?\nAnswer: me")
     for fit in (0, 1, 3):
-        T = 2 * (fit * n[0] + n[1])        # half of the context is for the answer
-        out = muse.ask(parrot := Parrot(said, T), tokenizer, rows, examples)
-        assert tokenizer.decode(parrot.seen[0]) == min(fit, 3) * example + own
+        parrot = Parrot(said, 2 * (fit * n[0] + n[1]))       # half of the context is for the answer
+        out = muse.ask(parrot, tokenizer, rows, run.rows["retain_examples"])
+        assert tokenizer.decode(parrot.seen[0]) == fit * example + own
         assert out["answers"] == ["reed"] * len(rows) and out["gold"][0] == rows[0]["answer"]
 
 
 def test_a_windows_second_half_is_asked_for_and_cut_to_its_length(folder):
     tokenizer = ready(folder).tokenizer
     out = muse.continued(Parrot([5, 6, 7], 40), tokenizer, [[1, 2]], [[3, 4]])
-    text = lambda ids: tokenizer.decode(ids).strip()
-    assert (out["prompts"], out["gold"], out["answers"]) == (
-        [text([1, 2])], [text([3, 4])], [text([5, 6])])
+    assert list(out.values()) == [[tokenizer.decode(x).strip()] for x in ([1, 2], [3, 4], [5, 6])]
 
 
 # ---- mistakes
@@ -177,8 +162,10 @@ def test_a_windows_second_half_is_asked_for_and_cut_to_its_length(folder):
     ("raw/retain1", None, r"retain1\.json"), ("raw/forget", ["ok", 7], "item 2"),
     ("raw/forget", [" "], "item 1"), ("verbmem/forget", [{"prompt": "a b"}], "gt"),
     ("knowmem/forget_qa", ["no object"], "forget_qa.*item 1"),
-    ("privleak/holdout", [], r"holdout\.json")])
-def test_what_is_missing_or_of_the_wrong_form_is_named(folder, name, content, says):
+    ("knowmem/retain_qa", [{"question": "a", "answer": "half \ud800"}], "retain_qa.*'answer'"),
+    ("privleak/holdout", [], r"holdout\.json"), ("privleak/retain", ["a" * 10_000_001], "10000001"),
+    ("raw/retain2", [text(0, 90)], "retain2.*forget.*forget")])
+def test_what_is_missing_or_of_the_wrong_form_or_in_two_roles_is_named(folder, name, content, says):
     if content is None:
         (folder / f"{name}.json").unlink()
     else:
@@ -187,27 +174,19 @@ def test_what_is_missing_or_of_the_wrong_form_is_named(folder, name, content, sa
         ready(folder)
 
 
-def test_a_document_in_two_roles_is_refused(folder):
-    write(folder, "raw/retain2", [text(0, 90)])
-    with pytest.raises(ValueError, match="retain2"):
-        ready(folder)
-
-
 def test_documents_without_a_question_left_and_documents_of_other_data_are_refused(folder):
     write(folder, "knowmem/forget_qa", [{"question": "What?", "answer": "nowhere"}])
     with pytest.raises(ValueError, match="--documents 2"):
         ready(folder, "--documents", "2")
     with pytest.raises(ValueError, match="--documents"):
-        train.ready(["--documents", "2"])
+        flags.parse(train.Config, ["--documents", "2"], train.__doc__)
 
 
-def test_a_folder_without_worked_examples_is_read_and_run_to_the_end(folder, capsys, no_drawing):
+def test_a_folder_without_worked_examples_is_read_and_run_to_the_end(
+        folder, capsys, no_drawing, monkeypatch):
     (folder / "knowmem" / "retain_qa_icl.json").unlink()
-    argv = ["--data", str(folder), "--n_embd", "16", "--n_layer", "1", "--steps", "2", "--epochs",
-            "1", "--cache", str(folder / "cache"), "--out", str(folder / "out"), "--level"]
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr("harness.processes.side_by_side", lambda f, jobs, *_: [f(*j) for j in jobs])
-        assert train.main(argv) == 0
+    monkeypatch.setattr("harness.processes.side_by_side", lambda f, jobs, *_: [f(*j) for j in jobs])
+    assert not train.main(argv(folder, "--level"))
     out = json.loads((folder / "out" / "results.json").read_text("utf-8"))["models"]["ngdiff"]
     assert {"forget_verbmem", "retain_knowmem", "privleak"} <= out.keys()
     assert "[forget]" in capsys.readouterr().out

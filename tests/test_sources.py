@@ -1,7 +1,8 @@
-"""harness/sources.py: texts, a file of one's own rows, and what of them is refused."""
+"""harness/sources.py: the data that --data names, and the files and rows that are refused."""
 import json
 import math
 import re
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -28,25 +29,39 @@ def test_seed_share_and_number_of_authors_reach_the_source(tmp_path):
 
 # ---- TOFU's folder
 
-@pytest.mark.parametrize("name, line, copy_of, refused", [
+@pytest.mark.parametrize("name, line, change, refused", [
     ("holdout10", 4, "forgotten 4", r"holdout10.json\D*4\b.*forget10_perturbed.json\D*5\b"),
     ("holdout10", 4, "retained 100", r"holdout10.json\D*4\b.*retain90.json\D*101\b"),
     ("forget10_perturbed", 4, "retained 4",
      r"forget10_perturbed.json\D*4\b.*retain_perturbed.json\D*5\b"),
-    ("retain90", 101, "retained 4", None), ("holdout10", 4, "unseen 8", None)])
-def test_tofus_sets_share_no_row_and_repeats_in_one_set_are_read(tmp_path, capsys, name, line,
-                                                                copy_of, refused):
+    ("retain90", 101, "retained 4", None), ("holdout10", 4, "unseen 8", None),
+    ("retain90", 150, {"perturbed_answer": "b"}, r"retain90.json\D*150\b.*perturbed_answer"),
+    ("forget10_perturbed", 2, {"perturbed_answer": [" "]}, r"forget10\w*.json\D*2\b.*perturbed"),
+    ("forget10_perturbed", 4, {"paraphrased_answer": None}, r"forget10\w*.json\D*4\b.*paraphrased"),
+    ("world_facts_perturbed", 2, {"paraphrased_answer": ""}, r"world\w*.json\D*2\b.*paraphrased"),
+    ("world_facts_perturbed", 2, {"perturbed_answer": None}, None)])
+def test_tofus_rows_are_checked_and_may_repeat_in_a_set(tmp_path, name, line, change, refused):
     path = write_tofu(tmp_path) / f"{name}.json"
     lines = path.read_text("utf-8").splitlines()
-    lines[line - 1] = json.dumps(json.loads(lines[line - 1]) | {
-        "question": f"What is {copy_of}?", "answer": f"It is {copy_of}."})
+    if isinstance(change, str):                                      # the row of another set
+        change = {"question": f"What is {change}?", "answer": f"It is {change}."}
+    lines[line - 1] = json.dumps(json.loads(lines[line - 1]) | change)
     path.write_text("\n".join(lines), "utf-8")
-    if refused:
-        with pytest.raises(ValueError, match=refused):
-            load(tmp_path, authors=10)
-    else:
+    with pytest.raises(ValueError, match=refused) if refused else nullcontext():
         load(tmp_path, authors=10)
-    assert not capsys.readouterr().err
+
+
+def test_tofu_without_a_retain_row_to_measure_is_refused(tmp_path):
+    """Else a line of the table would be missing. One row that is found is enough."""
+    path = write_tofu(tmp_path) / "retain_perturbed.json"
+    first, *rest = path.read_text("utf-8").splitlines()
+    rest = [line.replace("It is", "It was") for line in rest]
+    path.write_text("\n".join([first, *rest]), "utf-8")
+    rows = load(tmp_path, authors=10)["retain"]
+    assert [i for i, row in enumerate(rows) if "perturbed_answer" in row] == [0]
+    path.write_text("\n".join(rest), "utf-8")
+    with pytest.raises(ValueError, match="perturbed_answer.* retain "):
+        load(tmp_path, authors=10)
 
 
 # ---- the built-in texts
@@ -80,10 +95,18 @@ def test_a_text_is_labelled_from_its_first_word_to_its_end():
     assert batch.tokens[0, 0] == tokenizer.eot_token
     assert tokenizer.decode(batch.labels.tolist()) == " " + text + data.END
     assert batch.positions.tolist() == list(range(len(batch.labels)))
-    assert len(batch.labels) == len(re.findall(data.PIECES, " " + text)) + 1, "a word is one token"
-    longest = max(len(e.tokens) for rows in muse.values()
-                  for e in data.encode_rows(tokenizer, rows))
-    assert data.longest_row(tokenizer, muse)[0] == longest
+
+
+def test_the_longest_row_is_looked_for_among_all_questions_and_answers():
+    row = {"question": "Who?", "answer": "Bob."}
+    tokenizer = data.word_tokenizer({"forget": [row]})
+    length = lambda *texts: len(data.encode(tokenizer, *texts).tokens)
+    find = lambda **more: sources.longest(tokenizer, {"world": [row], "forget": [row, row | more]})
+    assert find() == (length("Who?", "Bob."), "world row 1")
+    for field in ("answer", "paraphrased_answer"):
+        assert find(**{field: "in " * 30}) == (length("Who?", "in " * 30), "forget row 2")
+    assert find(perturbed_answer=["Zoe.", "in " * 20], paraphrased_question="in " * 30) == (
+        length("in " * 30, "in " * 20), "forget row 2")
 
 
 # ---- texts in a folder
@@ -118,7 +141,7 @@ def test_texts_are_cut_at_blank_lines(tmp_path):
     ("holdout.txt", b" \n\n", "holdout.txt"), ("holdout.txt", b"caf\xe9", "holdout.txt"),
     ("holdout.txt", b"A b.\n\nEve picks\nlocks.", r"holdout.txt\D*2\b.*forget.txt\D*1\b"),
     ("forget.txt", b"Eve.\n \nBob  bakes bread.", r"forget.txt\D*2\b.*retain.txt\D*2\b"),
-    ("retain.txt", b"Ann.\n\n" + b"a " * 50_001, r"retain.txt\D*2\b.*100002"),
+    ("retain.txt", b"Ann.\n\n" + b"a" * 100_001, r"retain.txt\D*2\b.*100001"),
     ("retain_questions.json", None, "retain_questions.json"),
     ("forget_questions.json", None, "forget_questions.json"),
     ("forget_questions.json", b"", "forget_questions.json"),
@@ -131,11 +154,6 @@ def test_a_text_that_cannot_be_used_is_named(tmp_path, name, content, named):
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(ValueError, match=named):
         load(tmp_path)
-
-
-def test_no_such_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match="--data .*nowhere"):
-        load(tmp_path / "nowhere")
 
 
 # ---- one file of rows
@@ -169,8 +187,6 @@ def test_one_file_holds_all_sets(tmp_path):
     assert rows == {"retain": [own[0], own[3]], "forget": [own[1]], "holdout": [own[4]],
                     "world": [own[2]]}
     assert list(load(write_rows(tmp_path / "own.jsonl", OWN[::-1]))) == list(rows)
-    (tmp_path / "own.json").write_text(json.dumps(OWN), "utf-8")
-    assert load(tmp_path / "own.json") == rows, "an array is read too"
 
 
 def test_fields_by_which_a_set_is_not_measured_are_dropped(tmp_path):
@@ -194,29 +210,32 @@ def test_files_and_texts_say_what_to_forget_and_tofu_does_not(tmp_path):
     (folders[2] / "holdout.txt").write_text("Zoe sails.", "utf-8")
     assert [sources.says_what_to_forget(str(f)) for f in folders] == [False, True, True]
     assert sources.says_what_to_forget(str(write_rows(tmp_path / "own.jsonl", OWN)))
-    with pytest.raises(ValueError, match="forget.txt|retain.txt"):     # one file of three
-        load(folders[2])
-
-
-@pytest.mark.parametrize("name", ["retain", "forget"])
-def test_a_file_without_rows_to_forget_or_to_retain_is_refused(tmp_path, name):
-    rows = [row for row in OWN if row["set"] != name]
-    with pytest.raises(ValueError, match=rf"own.jsonl.*{name}"):
-        load(write_rows(tmp_path / "own.jsonl", rows))
+    for path, named in ((folders[2], "forget.txt|retain.txt"),         # one file of three
+                        (tmp_path / "nowhere", "--data .*nowhere"),
+                        (write_rows(tmp_path / "retain.json", OWN[:1]), "retain.json.*forget"),
+                        (write_rows(tmp_path / "forget.json", OWN[1:2]), "forget.json.*retain")):
+        with pytest.raises(ValueError, match=named):
+            load(path)
 
 
 @pytest.mark.parametrize("line, change, field", [
     (2, {"set": "forgot"}, "forgot"), (2, {"set": 3}, "set"), (2, {"set": None}, "set"),
-    (1, {"answer": " "}, "answer"), (1, {"question": ""}, "question"),
-    (2, {"paraphrased_answer": ""}, "paraphrased_answer"),
-    (2, {"perturbed_answer": ["Bob.", 4]}, "perturbed_answer"),
-    (3, {"paraphrased_answer": ""}, "paraphrased_answer"),
+    (1, {"question": ""}, "question"), (1, {"answer": " \n"}, "answer"),
+    *[(2, {"paraphrased_answer": x}, "paraphrased_answer")
+      for x in (3, False, " ", [], ["a"], {"a": "b"}, "half \ud800", "a" * 100_001)],
+    *[(2, {"perturbed_answer": x}, "perturbed_answer")
+      for x in ("b", 3, {}, [], [4], [None], ["a", " "], ["a", ["b"]], ["a", "half \udc00"])],
+    (2, {"answer": "a" * 100_001}, "answer.*100001"), (2, {"question": "\udfff?"}, "question"),
+    (1, {"perturbed_answer": ["Eve.", "Bob."]}, "perturbed_answer.*'Bob.'"),
+    (1, {"perturbed_answer": ["It is Bob."]}, "perturbed_answer.*'It is Bob.'"),
+    (3, {"paraphrased_answer": ""}, "paraphrased_answer"),     # by which the set is not measured
     (4, {"perturbed_answer": ["Bob."]}, "paraphrased_answer"),
     (2, {"paraphrased_answer": None}, "paraphrased_answer"),
     (4, {"paraphrased_question": ["Who?"]}, "paraphrased_question")])
 def test_a_row_that_cannot_be_used_is_named(tmp_path, line, change, field):
-    with pytest.raises(ValueError, match=rf"own.jsonl\D*{line}\b.*{field}"):
+    with pytest.raises(ValueError, match=rf"own.jsonl\D*{line}\b.*{field}") as caught:
         load(changed(tmp_path / "own.jsonl", line, change))
+    assert len(str(caught.value)) < 300 + len(str(tmp_path)), "one line, whatever the row holds"
 
 
 @pytest.mark.parametrize("line, copied, refused", [
@@ -228,16 +247,9 @@ def test_what_is_forgotten_or_held_out_is_in_no_other_set(tmp_path, line, copied
               "answer": OWN[copied - 1]["answer"], "perturbed_answer": ["Ann."]}
     change["paraphrased_answer"] = "Of course."
     path = changed(tmp_path / "own.jsonl", line, change)
-    if not refused:
-        assert load(path)
-        return
-    first, last = sorted((line, copied))
-    sets = [OWN[i - 1]["set"] for i in (line, copied)]
-    with pytest.raises(ValueError, match="own.jsonl") as e:
+    both = rf"own.jsonl, line ({line}\b.*line {copied}|{copied}\b.*line {line})\b"
+    with pytest.raises(ValueError, match=both) if refused else nullcontext():
         load(path)
-    assert re.findall(r"own.jsonl\D*(\d+)", str(e.value)) in ([str(first), str(last)],
-                                                             [str(last), str(first)])
-    assert all(name in str(e.value) for name in sets)
     load(changed(path, line, change | {"answer": "Another answer."}))
 
 
@@ -248,56 +260,26 @@ def test_every_measured_set_has_wrong_answers_or_none_has(tmp_path, without, ref
     """Else a line of the table would be missing, and nothing would say why."""
     path = write_rows(tmp_path / "own.jsonl", [
         row | {"perturbed_answer": None} if i in without else row for i, row in enumerate(OWN, 1)])
-    if refused is None:
-        assert load(path)
-        return
-    with pytest.raises(ValueError, match=rf"own.jsonl\D*\d\b.*perturbed_answer.*({refused})"):
+    named = rf"own.jsonl\D*\d\b.*perturbed_answer.*({refused})"
+    with pytest.raises(ValueError, match=named) if refused else nullcontext():
         load(path)
 
 
 # ---- what ROUGE-L can't see
 
 @pytest.mark.parametrize("answer, seen", [
-    ("Bob.", True), ("7", True), ("Caf\u00e9 au lait", True), ("\u00c9t\u00e9 \u00e0", False),
-    ("\u043e\u043d \u043f\u0435\u043a", False),
-    ("\u4ed6\u751f\u4e8e1958\u5e74\u5317\u4eac", False), ("\U0001f44d", False), ("- ? -", False)])
-def test_answers_of_which_rouge_sees_little_are_told_at_load(tmp_path, capsys, answer, seen):
-    """One line: the first of them, and how many more there are."""
-    load(changed(tmp_path / "own.jsonl", 4, {"answer": answer}))
+    ("Bob.", True), ("7", True), ("\u00c9t\u00e9 \u00e0", True), ("\u043e\u043d", False),
+    ("\u4ed6\u751f", False), ("\U0001f44d", False), ("- ? -", False)])
+def test_an_answer_that_rouge_cannot_see_is_told(tmp_path, monkeypatch, capsys, answer, seen):
+    """One line, from the first process: the first such answer, and how many more there are."""
+    rows = OWN[:3] + [OWN[3] | {"answer": answer}, OWN[3] | {"answer": answer * 2},
+                      OWN[4] | {"answer": answer * 3}]
+    load(write_rows(tmp_path / "own.jsonl", rows))
     said = capsys.readouterr().err.splitlines()
     assert len(said) == (not seen)
-    if not seen:
-        assert re.search(r"own.jsonl\D*4\b.*ROUGE.*a-z.*\b0 more", said[0])
-        load(write_rows(tmp_path / "own.jsonl", [row | {"answer": f"{answer} {answer[:i]}"}
-                                                 for i, row in enumerate(OWN)]))
-        again = capsys.readouterr().err.splitlines()
-        assert len(again) == 1 and re.search(r"own.jsonl\D*1\b.*\b3 more", again[0])
-
-
-@pytest.mark.parametrize("name, content, line", [
-    ("forget.txt", "\u043e\u043d \u043f\u0435\u043a", "forget.txt.*1.*0 more"),
-    ("retain.txt", "Ann bakes.\n\none\n\n- ? -", "retain.txt.*2.*1 more"),
-    ("retain_questions.json", json.dumps(asked("retain") | {"answer": "\u043e\u043d"}),
-     "retain_questions.json.*1.*0 more"),
-    ("holdout.txt", "\u043e\u043d \u043f\u0435\u043a", None)])
-def test_texts_and_questions_on_them_are_told_alike(tmp_path, capsys, name, content, line):
-    (write_texts(tmp_path) / name).write_text(content, "utf-8")
-    load(tmp_path)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == (line is not None) and (not line or re.search(line, said[0]))
-
-
-def test_the_warning_comes_once_and_not_from_a_worker(monkeypatch, tmp_path, capsys):
-    path = changed(tmp_path / "own.jsonl", 4, {"answer": "?"})
-    for _ in range(2):
-        load(path)
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    sources.note.cache_clear()
-    for name, value in (("parent_process", object()), ("rank_and_size", (1, 2))):
-        with monkeypatch.context() as patched:
-            patched.setattr(sources, name, lambda value=value: value)
-            load(path)
-        sources.note.cache_clear()
+    assert seen or re.search(r"own.jsonl\D*4\b.*ROUGE.*\b1 more", said[0]), "not of holdout"
+    monkeypatch.setattr(sources, "rank_and_size", lambda: (1, 2))
+    load(tmp_path / "own.jsonl")
     assert not capsys.readouterr().err
 
 
