@@ -25,6 +25,7 @@ from assignments import recorder
 
 TIME_LIMIT = 100         # seconds a submission, however busy the machine is; see CPU_LIMIT too
 SIDE_BY_SIDE = 2
+PRELOAD = ["torch", "numpy", "pytest", "tiktoken", "matplotlib.figure"]
 
 
 class Score(NamedTuple):
@@ -51,7 +52,7 @@ def context(several):
     if not several or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["torch", "numpy", "pytest", "tiktoken", "matplotlib.figure"])
+    forks.set_forkserver_preload(PRELOAD)
     return forks
 
 

@@ -43,8 +43,8 @@ def run(student, root, functions, tests, report):
     import pytest
     if "torch" in sys.modules:             # a fork of one that has it
         sys.modules["torch"].set_num_threads(1)
-    code = pytest.main([*tests, "--rootdir", ".", "-c", "pytest.ini", "-vv", "-s", *PLUGINS],
-                       plugins=[Recorder(tell)])
+    code = pytest.main([*tests, "--rootdir", ".", "-c", "pytest.ini", "-vv", "-s", "--tb=native",
+                        *PLUGINS], plugins=[Recorder(tell)])
     tell(end=int(code))
     os._exit(0)                # a thread that the submission began does not hold it up
 
@@ -74,13 +74,13 @@ class Recorder:
     """A pytest plugin: tells what was collected, and of each test whether it passed and why not."""
 
     def __init__(self, tell):
-        self.tell, self.right, self.lines, self.changed = tell, False, [], None
+        self.tell, self.right, self.lines, self.changed, self.told = tell, False, [], None, set()
         self.parts = parts({n for n in sys.modules if n in WATCHED or n.startswith("_pytest.")})
 
     def pytest_collectreport(self, report):
         if report.failed:
-            error = [line for line in str(report.longrepr).splitlines() if line.startswith("E ")]
-            self.tell(broken=" ".join((error or [" can't be imported"])[-1][1:].split())[:WIDTH])
+            last = str(report.longrepr).strip().splitlines()[-1]
+            self.tell(broken=cut(last.removeprefix("E ")))
 
     def pytest_collection_finish(self, session):
         self.tell(collected=[item.nodeid for item in session.items])
@@ -92,7 +92,9 @@ class Recorder:
 
     def pytest_runtest_makereport(self, item, call):
         if call.excinfo:
-            self.lines = self.lines or explained(item, call.excinfo)
+            first = item.originalname not in self.told          # of its cases that fails
+            self.lines = self.lines or (explained(item, call.excinfo) if first else ["failed too"])
+            self.told.add(item.originalname)
         elif call.when == "call":
             self.right = True
 
@@ -124,8 +126,8 @@ def explained(item, excinfo):
     inside = [entry for entry in excinfo.traceback if str(entry.path) == str(item.path)]
     last, lines = excinfo.traceback[-1], [cut(claim)]
     if inside:
-        lines.append(cut(f"tested {' '.join(str(inside[-1].statement).split())}"))
-        lines += inputs(str(inside[-1].statement), inside[-1].frame.f_locals)
+        statement = str(inside[-1].statement)
+        lines += [cut(f"tested {statement}"), *inputs(statement, inside[-1].frame.f_locals)]
     return [*lines, cut(f"got {got(excinfo, last, last not in inside)}")]
 
 
