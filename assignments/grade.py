@@ -25,7 +25,7 @@ from assignments import recorder
 
 TIME_LIMIT = 100         # seconds a submission, however busy the machine is; see CPU_LIMIT too
 SIDE_BY_SIDE = 2
-PRELOAD = ["torch", "numpy", "pytest", "tiktoken", "matplotlib.figure"]
+PRELOAD = ["torch", "numpy", "matplotlib.figure", "tiktoken", "pytest"]
 
 
 class Score(NamedTuple):
@@ -46,10 +46,10 @@ class Score(NamedTuple):
 
 # --------------------------------------------------------------------------- processes
 
-def context(several):
-    """How processes are started. For several where the system can fork, torch is imported once:
-    each process is a fork of one that has it, and that has run nothing yet."""
-    if not several or "forkserver" not in multiprocessing.get_all_start_methods():
+def context():
+    """How processes are started. Where the system can fork, torch is imported once: each process is
+    a fork of one that has it, and that has run nothing yet."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(PRELOAD)
@@ -59,10 +59,9 @@ def context(several):
 def grade(a, folders, pristine, time_limit=TIME_LIMIT):
     """Yield (i, Score of folders[i]) as they end. folders: where the students' files are, "" where
     there are none; pristine: what blank.pristine made."""
-    start = context(len(folders) * len(a.points) > 1)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         try:
-            futures = {pool.submit(score, a, folder, pristine, time_limit, start): i
+            futures = {pool.submit(score, a, folder, pristine, time_limit): i
                        for i, folder in enumerate(folders)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -73,26 +72,26 @@ def grade(a, folders, pristine, time_limit=TIME_LIMIT):
                     process.kill()
 
 
-def score(a, folder, pristine, time_limit=TIME_LIMIT, start=multiprocessing.get_context("spawn")):
+def score(a, folder, pristine, time_limit=TIME_LIMIT):
     """The Score of one submission. The folders of an assignment, bug1, ..., count together."""
     parts = {}
     for part, points in a.points.items():
-        ran = [] if not folder else run(os.path.join(folder, part), os.path.join(pristine, part),
-                                        a.functions, points, time_limit, start)
-        parts[part] = judge(points, *(ran or ([], "")))
+        parts[part] = judge(points, *run(os.path.join(folder, part), os.path.join(pristine, part),
+                                         a.functions, points, time_limit)
+                            if folder else ([], ""))
     if not folder:
         why = f"nothing to grade: no {' or '.join(a.files)} found"
         return together(parts)._replace(status="nothing to grade", why=why)
     return together(parts) if len(parts) > 1 else parts[part]
 
 
-def run(student, pristine, functions, points, time_limit, start):
+def run(student, pristine, functions, points, time_limit):
     """(records, how it ended): what the process of one folder reported."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         report = os.path.join(folder, token_hex(16))
         root = shutil.copytree(pristine, os.path.join(folder, "project"))
-        process = start.Process(target=recorder.run, name="submission", daemon=True,
-                                args=(student, root, functions, list(points), report))
+        process = context().Process(target=recorder.run, name="submission", daemon=True,
+                                    args=(student, root, functions, list(points), report))
         process.start()
         process.join(time_limit)
         late = process.is_alive()
