@@ -1,181 +1,87 @@
-"""assignments/: every assignment's points, the copies without solutions, and the grader.
+"""assignments/: the points, the copies without solutions, the grader, and what comes to it.
 
-The tests that carry points run once for each variant of the code: as shipped, blank, left out,
-constant, and wrong as wrong_answers/ has it. One process does this for all assignments: it imports
-the tests once and swaps the code of the functions. The grader's own processes are tried on a
-project of two small files, which needs no torch.
+The grader is tried on a project of two small files, which needs no torch. Whether the tests with
+points tell right from wrong is tried on a sample of the wrong answers: of each assignment the
+blank, one constant and one wrong answer, those whose turn it is by the assignment's number.
+`python -m tests.wrong_answers` tries all of them, and the real grader on all twelve (minutes).
 """
 import ast
 import csv
-import inspect
 import json
-import multiprocessing
 import os
+import re
 import shutil
+import subprocess
 import sys
-import time
-import tomllib
-from contextlib import contextmanager
-from importlib import import_module
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import assignments
-from assignments import blank, grade, recorder
+import wrong_answers
+from assignments import blank, grade, merge, package, recorder, submissions
 from assignments import __main__ as cli
 from assignments.blank import ROOT
+from wrong_answers.edits import edits
 
 FOUND = assignments.load()
 NUMBERED = pytest.mark.parametrize("n", FOUND)
-CONSTANTS = {"a body left out": "pass", "a constant 0": "return 0.0", "a constant 1": "return 1.0",
-             "a constant pair": "return 1.0, 1.0"}
 
 
-def wrong_answers(n):
-    """The Bugs, as it were, of tests/wrong_answers/NN_*.toml."""
-    path, = Path(ROOT, "tests", "wrong_answers").glob(f"{n:02}_*.toml")
-    with open(path, "rb") as f:
-        return [assignments.Bug(**wrong) for wrong in tomllib.load(f)["wrong"]]
-
-
-# ---- variants of the code
-
-def sources(a):
-    """{variant: [(function, a source that has that variant of it)]} of an assignment."""
-    found, mark = {"as shipped": []}, f'raise NotImplementedError("assignment {a.number}")'
-    for variant, body in {"blank": mark, **CONSTANTS}.items() if a.functions else ():
-        changed = blank.changes(a, "")
-        found[variant] = [(name, changed[blank.place(name)[0]].replace(mark, body))
-                          for name in a.functions]
-    for i, bug in enumerate(a.bugs, 1):
-        found[f"bug{i}"] = [(blank.around(bug), blank.changes(a, f"bug{i}")[bug.file])]
-    for wrong in wrong_answers(a.number):
-        source = blank.replaced(blank.read_text(ROOT, wrong.file), wrong)
-        found[wrong.name] = [(blank.around(wrong), source)]
-    return found
-
-
-@contextmanager
-def swapped(changes):
-    """The functions with their code from other sources, wherever they were imported to."""
-    undo = []
-    for name, source in changes:
-        file, path, _ = blank.place(name)
-        owner = module = import_module(file.removesuffix(".py").replace("/", "."))
-        for part in path[:-1]:
-            owner = vars(owner)[part]
-        function = vars(owner)[path[-1]]
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
-        function = inspect.unwrap(function.fget if isinstance(function, property) else function)
-        node = blank.find(ast.parse(source), path)
-        node.decorator_list, scope = [], dict(vars(module))
-        exec(compile(ast.Module([node], []), file, "exec"), scope)
-        undo.append((function, function.__code__))
-        function.__code__ = scope[path[-1]].__code__
-    try:
-        yield
-    finally:
-        for function, code in reversed(undo):
-            function.__code__ = code
-
-
-class Variants:
-    """A pytest plugin: in place of the tests' usual run, one run a variant."""
-
-    def __init__(self):
-        self.outcomes = {n: {} for n in FOUND}      # {number: {variant: {test: whether it passed}}}
-
-    def pytest_runtestloop(self, session):
-        for n, a in FOUND.items():
-            seconds = {test: 0 for some in a.points.values() for test in some}
-            items = {test: [item for item in session.items if item.nodeid == test or
-                            item.nodeid.startswith(test + "[")] for test in seconds}
-            wrong = {w.name for w in wrong_answers(n)}
-            for variant, changes in sources(a).items():
-                found = self.outcomes[n][variant] = {}
-                with swapped(changes):
-                    for test in sorted(seconds, key=seconds.get):        # the fast ones first
-                        started = time.perf_counter()
-                        found[test] = bool(items[test]) and all(map(passes, items[test]))
-                        seconds[test] = max(seconds[test], time.perf_counter() - started)
-                        if variant in wrong and len(set(found.values())) == 2:
-                            break                          # one passes, one fails: enough is known
-        return True
-
-
-def passes(item):
-    def once():
-        item.session._setupstate.setup(item)
-        item.runtest()
-    if not item._request:
-        item._initrequest()
-    try:
-        return pytest.CallInfo.from_call(once, "call").excinfo is None
-    finally:
-        item.session._setupstate.teardown_exact(None)
-        item._request, item.funcargs = False, None
-
-
-def run_variants(path):
-    """In a process of its own: write Variants.outcomes to `path`."""
-    recorder.isolate(cpu=600)
-    os.chdir(ROOT)
-    import torch
-    torch.set_num_threads(1)
-    tests = {test.partition("[")[0] for a in FOUND.values() for some in a.points.values()
-             for test in some}
-    variants = Variants()
-    if pytest.main([*sorted(tests), "-s", "-q", *recorder.PLUGINS], plugins=[variants]):
-        variants.outcomes = {}
-    with open(path, "w", encoding="utf-8") as f:
-        json.dump(variants.outcomes, f)
-
+# ---- the twelve
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """{number: {variant: {test: whether it passed}}}"""
     path = tmp_path_factory.mktemp("variants") / "outcomes.json"
-    process = grade.context().Process(target=run_variants, args=(str(path),), daemon=True)
-    process.start()
-    process.join(600)
-    process.kill()
-    found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    assert found, "no outcome: a wrong answer loops or does not fit the code, or a test is gone?"
-    return {int(n): variants for n, variants in found.items()}
+    return wrong_answers.outcomes(FOUND, True, path)
 
 
 @NUMBERED
-def test_the_shipped_code_has_all_points(n, outcomes):
-    assert [test for test, passed in outcomes[n]["as shipped"].items() if not passed] == []
-    assert len(outcomes[n]["as shipped"]) == len({t for some in FOUND[n].points.values()
-                                                  for t in some})
+def test_a_blank_and_a_constant_have_no_points_and_a_wrong_answer_some(n, outcomes):
+    assert wrong_answers.faults(FOUND[n], outcomes[n]) == []
 
 
 @NUMBERED
-def test_a_blank_a_body_left_out_and_a_constant_have_none(n, outcomes):
-    for variant in ("blank", *CONSTANTS) if FOUND[n].functions else ():
-        assert [test for test, passed in outcomes[n][variant].items() if passed] == [], variant
-    for bug, tests in FOUND[n].points.items() if FOUND[n].bugs else ():
-        assert not any(outcomes[n][bug][test] for test in tests), bug
-
-
-@NUMBERED
-def test_every_wrong_answer_loses_points_and_not_all(n, outcomes):
-    wrong = wrong_answers(n)
+def test_every_test_function_and_quoted_line_is_there(n):
+    for test in (test for tests in FOUND[n].points.values() for test in tests):
+        file, _, name = test.partition("::")
+        tree = ast.parse(blank.read_text(ROOT, file))
+        assert blank.find(tree, [name.partition("[")[0]]), f"{test}: [points] names no test"
+    blank.changes(FOUND[n], next(iter(FOUND[n].points)))
+    wrong = wrong_answers.wrong_answers(n)
     assert len(wrong) >= 3 and len({w.name for w in wrong}) == len(wrong)
-    for w in wrong:
-        assert set(outcomes[n][w.name].values()) == {True, False}, w.name
+    for w in (*wrong, *FOUND[n].bugs):
+        wrong_answers.around(w)
+    assert "hand in" in FOUND[n].text.strip().splitlines()[-1].lower()
 
 
 def test_all_twelve_have_100_points_by_tests_and_40_by_hand():
-    if len(FOUND) == 12:
-        assert sum(a.total for a in FOUND.values()) == 100
-        assert sum(a.by_hand for a in FOUND.values()) == 40
+    assert sum(a.total for a in FOUND.values()) == 100
+    assert sum(a.by_hand for a in FOUND.values()) == 40
+
+
+@NUMBERED
+def test_the_shipped_file_handed_in_is_the_shipped_module(n):
+    """So it has all points: all tests pass on the shipped code, says the rest of the suite."""
+    a = FOUND[n]
+    blanks = blank.changes(a, "") if not a.bugs else {}
+    for file in a.files:
+        shipped = blank.read_text(ROOT, file)
+        paths = [blank.place(name)[1] for name in a.functions if blank.place(name)[0] == file]
+        source, left_out = merge.merged(blanks.get(file, ""), shipped, paths)
+        a_tree, b_tree = ast.parse(source), ast.parse(shipped)
+        for tree in (a_tree, b_tree):
+            tree.body = merge.one_by_one(tree.body)
+        assert ast.dump(a_tree) == ast.dump(b_tree) and left_out == []
 
 
 # ---- copies
+
+def texts(folder):
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in
+            sorted(folder.rglob("*")) if file.is_file()}
+
 
 # Lines of a solution that stand elsewhere too, and why they may.
 KNOWN = ("if lazy and state.step % lazy == 0:",            # a test makes a step from its pieces
@@ -183,60 +89,55 @@ KNOWN = ("if lazy and state.step % lazy == 0:",            # a test makes a step
          "if config.n_embd % config.n_head:", "max(map(len, gold)))")
 
 
-def texts(folder):
-    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in
-            sorted(folder.rglob("*")) if file.is_file()}
+def solution(a):
+    """The lines of the blanked bodies that say something: 16 characters and more, stripped."""
+    found = {line.strip() for bug in a.bugs for line in bug.old.splitlines() if line not in bug.new}
+    for name in a.functions if not a.bugs else ():
+        file, *where = blank.place(name)
+        source = blank.read_text(ROOT, file)
+        first, end = blank.cut(source, *where)
+        found |= {line.strip() for line in source.splitlines()[first:end]}
+    return [line.encode() for line in found if len(line) >= 16 and line not in KNOWN]
 
 
 @NUMBERED
 def test_a_copy_is_the_project_with_blanks_and_holds_no_line_of_the_solution(n, tmp_path):
-    a = FOUND[n]
+    a, answers = FOUND[n], solution(FOUND[n])
     blank.start(a, str(tmp_path / "copy"))
-    telling = [line.encode() for line in blank.solution(a) if line not in KNOWN]
     shipped = {file: Path(ROOT, file).read_bytes() for file in blank.project_files()}
-    for folder in [f"copy/{part}" for part in a.points]:
-        own = texts(tmp_path / folder)
-        assert json.loads(own.pop(blank.STATE))["assignment"] == n
+    for part in a.points:
+        own = texts(tmp_path / "copy" / part)
+        assert json.loads(own.pop(blank.STATE)) == {"assignment": n, "part": part}
+        with zipfile.ZipFile(tmp_path / "copy" / part / blank.PRISTINE) as z:
+            assert all(z.read(name) == own[name] for name in z.namelist())
+        del own[blank.PRISTINE]
         assert set(own) == set(shipped), "nothing more: no history, bytecode, results or answers"
-        touched = {blank.place(name)[0] for name in a.functions} | {bug.file for bug in a.bugs}
+        assert own.pop("README.md").startswith(f"# Assignment {n}: {a.title}".encode())
         for file, text in own.items():
-            assert text == shipped[file] or file in touched or file.endswith((".md", ".toml"))
-            if not a.bugs or file not in touched:      # one bug's file has the other functions
-                assert not [line for line in telling if line in text], file
-        assert assignments.load(str(tmp_path / folder))[n].bugs == []
+            changed = file in a.files or (file.startswith("assignments/") and file.endswith("toml"))
+            assert text == shipped[file] or changed
+            if file.endswith("toml"):                 # hints may quote a line
+                assert b"[[bug]]" not in text
+            elif not (a.bugs and file in a.files):    # one bug's file has the other functions
+                assert not [line for line in answers if line in text], file
 
 
-def test_a_copy_has_no_answers():
+def test_a_copy_has_no_answers_and_what_git_tracks_otherwise():
     files = blank.project_files()
-    assert "ngdiff.py" in files and "tests/test_ngdiff.py" in files
     for name in ("TEACHING", "wrong_answers", "test_assignments", "__pycache__", ".git/"):
         assert not [file for file in files if name in file]
-
-
-def test_without_git_a_copy_has_the_same_files(tmp_path):
     if os.path.exists(os.path.join(ROOT, ".git")):
-        files = [f for f in blank.project_files() if not f.startswith(".ci/")]
-        for file in [*files, "out/x/log.csv", "tests/__pycache__/x.pyc", "assignments/TEACHING.md"]:
-            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / file).write_bytes(b"")
-        assert blank.project_files(str(tmp_path)) == files
+        tracked = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True)
+        missing = [file for file in tracked.stdout.split("\n") if file and file not in files and
+                   not file.startswith((".ci/", "findings/", *blank.ANSWERS))]
+        assert [file for file in missing if os.path.exists(os.path.join(ROOT, file))] == []
 
 
-def test_start_overwrites_nothing_and_copies_no_copy(tmp_path):
-    (tmp_path / "mine").write_text("my thesis")
-    for folder in (tmp_path, tmp_path / "mine"):
-        with pytest.raises(ValueError, match=str(folder)):
-            blank.start(FOUND[2], str(folder))
-    assert texts(tmp_path) == {"mine": b"my thesis"}
-    (tmp_path / "empty").mkdir()
-    blank.start(FOUND[2], str(tmp_path / "empty"))
-    with pytest.raises(ValueError):
-        blank.start(FOUND[2], str(tmp_path / "other"), root=str(tmp_path / "empty"))
-    assert not (tmp_path / "other").exists()
-
+# ---- a small project
 
 SMALL = '''"""A module."""
 import math
+from typing import NamedTuple
 
 SCALE = 2.0
 
@@ -246,15 +147,15 @@ def neighbour(x):
     return x + 1
 
 
-@staticmethod
 def twice(x):
     """2 x.
 
     A float.
     """
     # a comment that tells
+    if isinstance(x, str):
+        raise ValueError(x)
     y = SCALE * x
-
     return y
 
 
@@ -267,77 +168,13 @@ class Pair:
             return None
         return self.a / 2
 '''
-
-
-def test_a_blank_keeps_signature_decorators_and_docstring():
-    found = blank.blanked(SMALL, ["twice"], None, 3)
-    assert found == SMALL.replace('''    # a comment that tells
-    y = SCALE * x
-
-    return y
-''', '    raise NotImplementedError("assignment 3")\n')
-    assert blank.is_blank(found, ["twice"]) and not blank.is_blank(SMALL, ["twice"])
-    found = blank.blanked(SMALL, ["Pair", "half"], "self.a == 'none'", 3)
-    assert found == SMALL.replace("return None", 'raise NotImplementedError("assignment 3")')
-    with pytest.raises(ValueError, match="thrice"):
-        blank.blanked(SMALL, ["thrice"], None, 3)
-
-
-def test_a_submission_is_the_shipped_module_with_the_students_functions():
-    """What they added stays: imports, constants, functions, methods. All else is as shipped."""
-    student = (SMALL.replace("import math", "import os as math\nfrom math import floor")
-               .replace("SCALE = 2.0", "SCALE = 5.0\nMINE = floor(1.5)")
-               .replace("return x + 1", "return 0").replace("self.a = a", "self.a = 7")
-               .replace("return self.a / 2", "return self.own() + helper()")
-               + "\n    def own(self):\n        return MINE\n\n\n"
-               + "def helper():\n    return math.pi\n\n"
-               + "neighbour = helper\nprint(1)\nmath.pi = 3\n")
-    text, left_out = blank.merged(SMALL, student, [["Pair", "half"]])
-    scope = {}
-    exec(text, scope)
-    assert scope["Pair"](1).half() == 1 + scope["math"].pi and scope["Pair"](1).a == 1
-    assert scope["neighbour"](1) == 2 and scope["SCALE"] == 2
-    assert len(left_out) == 4, "another SCALE, another neighbour, a print, a change in math"
-
-
-def test_a_function_that_the_student_deleted_or_wrote_twice():
-    for student in ("", "def twice(x): return 0\ndef twice(x): return 1"):
-        scope = {}
-        exec(blank.merged(SMALL.replace("@staticmethod\n", ""), student, [["twice"]])[0], scope)
-        if student:
-            assert scope["twice"](4) == 1, "the last one counts, as in Python"
-        else:
-            with pytest.raises(NotImplementedError):
-                scope["twice"](4)
-
-
-# ---- the data
-
-def test_a_file_of_the_wrong_format_is_refused_with_file_and_key(tmp_path):
-    with open(os.path.join(ROOT, "assignments", "02_direction.toml"), encoding="utf-8") as f:
-        text = f.read()
-    for old, new, key in (('title = "', 'titel = "', "title"),
-                          ("minutes = 45", 'minutes = "45"', "minutes"),
-                          ("by_hand = 4", "by_hand = 4\ncolour = 1", "colour"),
-                          ("ngdiff.direction\"", "ngdiff.directions\"", "functions"),
-                          ("test_ngdiff_identities", "test_no_such", "points"),
-                          ("\" = 2", "\" = 0", "points"),
-                          ("title =", "title", "02_direction")):
-        assert old in text
-        (tmp_path / "02_direction.toml").write_text(text.replace(old, new), encoding="utf-8")
-        with pytest.raises(ValueError, match=f"02_direction.toml.*{key}"
-                           if key != "02_direction" else key):
-            assignments.read(str(tmp_path / "02_direction.toml"), 2)
-
-
-# ---- the grader
-
 TESTS = '''import pytest
 import ngdiff
 
 def test_neighbour_and_twice():
     """Twice is twice. A second sentence."""
-    assert ngdiff.neighbour(ngdiff.twice(3)) == 7
+    three = 3
+    assert ngdiff.neighbour(ngdiff.twice(three)) == 7
 
 @pytest.mark.parametrize("x", [1.0, 2.0, 3.0])
 def test_half_is_half(x):
@@ -347,219 +184,20 @@ def test_twice_refuses_a_text():
     with pytest.raises(ValueError):
         ngdiff.twice("2")
 '''
-RIGHT = SMALL.replace("@staticmethod\n", "").replace(
-    "    y = SCALE", "    if isinstance(x, str):\n        raise ValueError(x)\n    y = SCALE")
 POINTS = {"tests/test_small.py::test_neighbour_and_twice": 2,
           "tests/test_small.py::test_half_is_half": 3,
           "tests/test_small.py::test_twice_refuses_a_text": 1}
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    """A project with one module, one test file and one assignment, and none of ours."""
-    root = tmp_path_factory.mktemp("project")
-    (root / "tests").mkdir()
-    (root / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
-    (root / "ngdiff.py").write_text(RIGHT)
-    (root / "tests" / "test_small.py").write_text(TESTS)
-    return root
-
-
-def submission(project, source, name="Ada"):
-    """The Job of a submission whose ngdiff.py is `source`; None: there is none."""
-    folder = project / "submissions" / name.replace(" ", "-").replace("/", "-")
-    folder.mkdir(parents=True, exist_ok=True)
-    if source is not None:
-        (folder / "ngdiff.py").write_text(source)
-    return grade.Job(name, str(folder), str(project), ["ngdiff.twice", "ngdiff.Pair.half"], POINTS)
-
-
-def twice(body, top=""):
-    """The right answer, but for the body of `twice`, and with lines at the module's end."""
-    return RIGHT.replace("    y = SCALE * x\n\n    return y", f"    {body}") + top
-
-
-# name: (source, points of 6, a word of the one line that says why)
-SUBMISSIONS = {
-    "right": (RIGHT, 6, "3 of 3"),
-    "blank": (blank.blanked(blank.blanked(RIGHT, ["twice"], None, 3), ["Pair", "half"], None, 3), 0,
-              "not begun"),
-    "one blank": (blank.blanked(RIGHT, ["twice"], None, 3), 3, "blank: ngdiff.twice"),
-    "broken neighbour": (RIGHT.replace("x + 1", "x + 2").replace("2.0", "3.0"), 6, "3 of 3"),
-    "own helper": (twice("return x + helper(x)", "\ndef helper(x):\n    return x\n"), 6, "3 of"),
-    "os._exit(0)": (twice("import os; open(COPY + '.log', 'a').write('x'); os._exit(0)",
-                          "\nCOPY = {root!r}\n"), 0, "exit code 0"),
-    "sys.exit(0)": (twice("import sys; sys.exit(0)"), 4, "2 of 3"),
-    "stops pytest": (twice("import pytest; pytest.exit('10 passed', 0)"), 0, "stopped"),
-    "prints results": (twice("print('10 passed in 0.1s'); return 1"), 4, "2 of 3"),
-    "floods of output": (twice("for _ in range(30): print('x' * 10**7)\n    return 2 * x"), 6,
-                         "3 of 3"),
-    "a huge file": (twice("open('big', 'wb').write(bytes(10**8)); return 2 * x"), 4, "2 of 3"),
-    "16 gigabytes": (twice("return len(bytearray(2**34)) and 2 * x"),
-                     4 if sys.platform == "linux" else 6, "of 3"),
-    "a fork": (twice("import os; os.fork(); return 2 * x"), 4, "2 of 3"),
-    "a thread": (twice("import threading, time; threading.Thread(target=time.sleep, args=(1e6,))"
-                       ".start(); return 2 * x"), 6, "3 of 3"),
-    "patched pytest": (twice("import pytest; pytest.approx = id; return 2 * x"), 0, ".approx"),
-    "always equal": (twice("import pytest; type(pytest.approx(1)).__eq__ = lambda *_: True;"
-                           " return 2 * x"), 0, "__eq__"),
-    "another copy": (twice("import runpy; return runpy.run_path(COPY)['twice'](x)",
-                           "\nCOPY = {root!r}\n"), 4, "2 of 3"),
-    "an error at import": (RIGHT + "\nX = 1 / 0\n", 0, "ZeroDivisionError"),
-    "an exit at import": (RIGHT + "\nX = exit(0)\n", 0, "stopped in the import"),
-    "no Python": ("def twice(x)\n    return 2 * x\n", 0, "line 1"),
-    "no text": ("\0", 0, ""),
-    "no file": (None, 0, "ngdiff.py is missing"),
-    "right again": (RIGHT, 6, "3 of 3"),
-}
-
-
-@pytest.fixture(scope="module")
-def graded(project):
-    """{name: Score} of SUBMISSIONS, graded as one class."""
-    copy = repr(str(project / "ngdiff.py"))
-    jobs = [submission(project, source and source.replace("{root!r}", copy), name)
-            for name, (source, _, _) in SUBMISSIONS.items()]
-    return {jobs[i].name: score for i, score in grade.scores(jobs)}
-
-
-@pytest.mark.parametrize("name", SUBMISSIONS)
-def test_every_submission_gets_its_points_and_one_line(name, graded):
-    _, points, why = SUBMISSIONS[name]
-    assert (graded[name].points, graded[name].total) == (points, 6), graded[name]
-    assert why in graded[name].why and "\n" not in graded[name].why
-    assert list(graded[name].tests) == list(POINTS)
-
-
-def test_a_process_that_ended_in_the_middle_gets_a_second_run_alone(graded, project):
-    """The one beside it may have killed it."""
-    assert (project / "ngdiff.py.log").read_text() == "xx"
-
-
-def test_an_endless_loop_is_stopped_and_the_others_are_graded(project):
-    loop = submission(project, twice("while True: pass"), "a loop")
-    jobs = [loop, submission(project, SUBMISSIONS["no file"][0], "no file"), loop]
-    started, found = time.monotonic(), dict(grade.scores(jobs, time_limit=1.5))
-    assert [found[i].points for i in range(3)] == [0, 0, 0] and time.monotonic() - started < 60
-    assert "stopped after 1.5 s" in found[0].why and "missing" in found[1].why
-
-
-def test_edited_tests_count_for_nothing(project):
-    job = submission(project, twice("return 0"), "edited")
-    tests = os.path.join(job.student, "tests")
-    os.makedirs(tests)
-    for name in ("test_small.py", "conftest.py"):
-        with open(os.path.join(tests, name), "w") as f:
-            f.write("def test_neighbour_and_twice(): pass\ndef test_twice_refuses_a_text(): pass\n")
-    (_, score), = grade.scores([job])
-    assert score.points == 4 and (project / "tests" / "test_small.py").read_text() == TESTS
-
-
-def test_a_failure_says_claim_call_expected_and_got(graded, project):
-    wrong = graded["prints results"].tests["tests/test_small.py::test_neighbour_and_twice"][2]
-    assert wrong[0] == "Twice is twice"
-    assert "ngdiff.neighbour(ngdiff.twice(3))" in wrong[1] and wrong[2] == "got 2, expected 7"
-    refused = graded["blank"].tests["tests/test_small.py::test_twice_refuses_a_text"][2]
-    assert "twice(" in refused[1] and refused[2].startswith("got NotImplementedError: assignment 3")
-    for score in graded.values():
-        for _, _, lines in score.tests.values():
-            assert len(lines) <= 3 and all(len(line) <= 100 and "\n" not in line for line in lines)
-
-
-def test_the_maximum_is_fixed_and_only_a_case_that_passed_counts():
-    job = grade.Job("Ada", "", "", [], {"a.py::t": 2, "a.py::u": 3, "a.py::u[1]": 1, "a.py::v": 4})
-    all_passed = [{"collected": ["a.py::t", "a.py::u[1]", "a.py::u[2]", "a.py::v"]},
-                  *({"test": f"a.py::{t}", "passed": True, "lines": []}
-                    for t in ("t", "u[1]", "u[2]", "v", "w")), {"end": 0}]
-    assert grade.judge(job, all_passed, "").points == 10
-    for lost, points in ((0, 0), (1, 8), (2, 6), (3, 7), (4, 6), (5, 10)):
-        score = grade.judge(job, all_passed[:lost] + all_passed[lost + 1:], "")
-        assert (score.points, score.total) == (points, 10), lost
-    assert grade.judge(job, [], "").points == 0
-    failed = [dict(r, passed=False) if r.get("test") == "a.py::u[2]" else r for r in all_passed]
-    assert grade.judge(job, failed, "").points == 7
-
-
-def test_the_shipped_code_is_graded_with_all_points():
-    """By the grader itself, which also watches for changed functions of torch."""
-    whole = {n: a for n, a in FOUND.items() if not a.bugs}
-    jobs = [grade.Job(str(n), "", ROOT, a.functions, a.points[""]) for n, a in whole.items()]
-    for _, score in grade.scores(jobs):
-        assert score.points == score.total == whole[int(score.name)].total, score
-    (_, score), = grade.grade(FOUND[2], [ROOT])               # as a submission, merged
-    assert (score.points, score.total, list(score.tests)) == (12, 12, list(FOUND[2].points[""]))
-
-
-@NUMBERED
-def test_shipped_functions_in_the_shipped_module_change_nothing(n):
-    for name in FOUND[n].functions:
-        file, path, _ = blank.place(name)
-        text = blank.read_text(ROOT, file)
-        assert blank.merged(text, text, [path]) == (ast.unparse(ast.parse(text)) + "\n", [])
-
-
-TOML = """
+TOML = '''
 title = "Two functions"
 section = "none"
 minutes = 1
 by_hand = 1
 functions = ["ngdiff.twice", "ngdiff.Pair.half"]
 hints = ["An idea", "A formula", "A pitfall"]
-text = "Write them."
+text = "Write them. Hand in ngdiff.py."
 [points]
-""" + "\n".join(f'"{test}" = {n}' for test, n in POINTS.items())
-
-
-@pytest.fixture
-def small(project, monkeypatch):
-    """The commands work on the small project."""
-    (project / "assignments").mkdir(exist_ok=True)
-    (project / "assignments" / "03_two_functions.toml").write_text(TOML)
-    for module in (cli, grade):
-        monkeypatch.setattr(module, "ROOT", str(project))
-    return project
-
-
-def test_the_students_day(small, tmp_path, monkeypatch, capsys):
-    copy = tmp_path / "copy"
-    assert cli.main(["start", "3", str(copy)]) == 0
-    monkeypatch.setattr(cli, "ROOT", str(copy))
-    capsys.readouterr()
-    text = (copy / "ngdiff.py").read_text()
-    half = text.replace("a / 2", "").replace(                     # the last blank is filled
-        "def half(self):\n        raise NotImplementedError(\"assignment 3\")",
-        "def half(self):\n        return self.a / 2")
-    for source, state, says in ((text, "0 of 6", "not begun"), (RIGHT, "done", "6 of 6 points"),
-                                (half, "3 of 6", "blank: ngdiff.twice")):
-        (copy / "ngdiff.py").write_text(source)
-        assert cli.main(["check", "3"]) == 0 and says in capsys.readouterr().out
-        assert cli.main([]) == 0 and state in capsys.readouterr().out
-    for i, left in enumerate((2, 1, 0, 0)):
-        assert cli.main(["hint", "3"]) == 0
-        shown = capsys.readouterr().out
-        assert f"{left} left" in shown and ("An idea", "A formula", *["A pitfall"] * 2)[i] in shown
-    for wrong in (["check", "1"], ["start", "3", str(tmp_path / "new")], ["grade", "3", "x"]):
-        assert cli.main(wrong) == 2 and capsys.readouterr().err.count("\n") == 1
-
-
-def test_the_teachers_day(small, tmp_path, capsys):
-    """Exit code 0 once all are graded, whatever the points; a table and a file for each system."""
-    assert cli.main(["handout", "3", str(tmp_path / "handout")]) == 0
-    folders = [str(tmp_path / "handout"), str(small), str(tmp_path / "nobody")]
-    table, results = tmp_path / "points.csv", tmp_path / "results.json"
-    assert cli.main(["grade", "3", *folders, "--csv", str(table), "--json", str(results)]) == 0
-    with open(table, encoding="utf-8", newline="") as f:
-        head, *rows = csv.reader(f)
-    assert head[:4] == ["submission", "points", "of", "why"] and head[4:] == list(POINTS)
-    assert [row[:3] for row in rows] == [[folders[0], "0", "6"], [folders[1], "6", "6"],
-                                         [folders[2], "0", "6"]]
-    found = json.loads(results.read_text(encoding="utf-8"))
-    assert [found[folder]["score"] for folder in folders] == [0, 6, 0]
-    assert cli.main(["grade", "3", folders[2], "--json", str(results)]) == 0
-    assert json.loads(results.read_text(encoding="utf-8"))["score"] == 0, "Gradescope's own shape"
-
-
-BUGS = TOML.partition("functions =")[0] + TOML[TOML.index("hints"):TOML.index("[points]")] + """
+''' + "\n".join(f'"{test}" = {n}' for test, n in POINTS.items())
+BUGS = TOML.replace('["ngdiff.twice", "ngdiff.Pair.half"]', '["ngdiff.py"]').partition("[points]")[0] + '''
 [points.bug1]
 "tests/test_small.py::test_neighbour_and_twice" = 2
 [points.bug2]
@@ -576,53 +214,485 @@ name = "a third"
 file = "ngdiff.py"
 old = "return self.a / 2"
 new = "return self.a / 3"
+'''
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project with one module, one test file, assignment 3 and 12, and this grader."""
+    root = tmp_path_factory.mktemp("project")
+    (root / "tests").mkdir()
+    (root / "requirements.txt").write_text("pytest\n")
+    (root / "README.md").write_text("# Small\n")
+    (root / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    (root / "ngdiff.py").write_text(SMALL)
+    (root / "tests" / "test_small.py").write_text(TESTS)
+    shutil.copytree(Path(ROOT, "assignments"), root / "assignments",
+                    ignore=shutil.ignore_patterns("*.toml", "__pycache__", "TEACHING.md"))
+    (root / "assignments" / "03_two_functions.toml").write_text(TOML)
+    (root / "assignments" / "12_bugs.toml").write_text(BUGS)
+    for name, old, new in (("recorder.py", "CPU_LIMIT = 20", "CPU_LIMIT = 2"),
+                           ("grade.py", '"torch", "numpy", "matplotlib.figure", "tiktoken", ', "")):
+        text = (root / "assignments" / name).read_text()
+        assert text.count(old) == 1
+        (root / "assignments" / name).write_text(text.replace(old, new))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No torch in the grader's processes, and two seconds for an endless loop."""
+    monkeypatch.setattr(grade, "PRELOAD", ["pytest"])
+
+
+@pytest.fixture
+def small(project, monkeypatch):
+    """The commands work on the small project."""
+    monkeypatch.setattr(cli, "ROOT", str(project))
+    return project
+
+
+def run(*words):
+    return cli.main([str(word) for word in words])
+
+
+def twice(body, top=""):
+    """The right answer, but for the body of `twice`, and with lines at the module's end."""
+    return SMALL.replace("    y = SCALE * x\n", f"    {body}\n    y = SCALE * x\n") + top
+
+
+def test_a_blank_keeps_signature_decorators_and_docstring():
+    found = blank.blanked(SMALL, ["Pair", "half"], None, 3)
+    assert found == SMALL.replace('''        if self.a == "none":
+            return None
+        return self.a / 2
+''', '        raise NotImplementedError("assignment 3")\n')
+    found = blank.blanked(SMALL, ["twice"], None, 3)
+    assert "comment" not in found and '    """2 x.\n\n    A float.\n    """\n    raise' in found
+    found = blank.blanked(SMALL, ["Pair", "half"], "self.a == 'none'", 3)
+    assert found == SMALL.replace("return None", 'raise NotImplementedError("assignment 3")')
+    with pytest.raises(ValueError, match="thrice"):
+        blank.blanked(SMALL, ["thrice"], None, 3)
+
+
+def test_a_file_of_the_wrong_format_is_refused_with_file_and_key(tmp_path):
+    (tmp_path / "ngdiff.py").write_text(SMALL)
+    for old, new, key in (('title = "', 'titel = "', "titel"), ("minutes = 1", 'minutes = ""', "minutes"),
+                          ("by_hand = 1", "by_hand = 1\ncolour = 1", "colour"),
+                          ("ngdiff.twice", "no.twice", "functions"), ("\" = 2", "\" = 0", "points"),
+                          ("title =", "title", "02_direction")):
+        (tmp_path / "02_direction.toml").write_text(TOML.replace(old, new))
+        with pytest.raises(ValueError, match=f"02_direction.toml.*{key}|{key}"):
+            assignments.read(str(tmp_path / "02_direction.toml"), 2, str(tmp_path))
+
+
+# ---- one merged source
+
+PATHS = [["twice"], ["Pair", "half"]]
+BLANK = blank.blanked(blank.blanked(SMALL, PATHS[0], None, 3), PATHS[1], None, 3)
+EDITS = edits(SMALL, PATHS[0], PATHS[1]) | {f"{name} (a method)": edit for name, edit in
+                                            edits(SMALL, PATHS[1]).items()}
+
+
+def points_of(source):
+    """Whether the three tests pass on a module's source."""
+    scope = {"__name__": "ngdiff"}
+    try:
+        exec(compile(source.lstrip("\ufeff"), "ngdiff.py", "exec", dont_inherit=True), scope)
+        refused = pytest.raises(ValueError, scope["twice"], "2")
+        return scope["neighbour"](scope["twice"](3)) == 7 and refused and scope["Pair"](3.0).half() == 1.5
+    except (NotImplementedError, NameError, AttributeError):
+        return False
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_right_work_with_an_edit_keeps_its_points_or_a_line_says_why_not(name, tmp_path):
+    source, must_keep = EDITS[name]
+    assert source != SMALL and points_of(source), "as a student's pytest would find"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "ngdiff.py").write_text(source, encoding="utf-8", newline="")
+    (tmp_path / "ngdiff.py").write_text(BLANK)
+    left_out, _ = merge.bring(str(tmp_path / "own"), str(tmp_path), ["ngdiff.twice", "ngdiff.Pair.half"])
+    kept = points_of((tmp_path / "ngdiff.py").read_text())
+    assert kept and not left_out if must_keep else left_out, left_out
+    assert all(re.match(r"ngdiff.py, line \d+: `", line) for line in left_out)
+
+
+@pytest.mark.parametrize("added, line", [
+    ("import own", "line 33: `import own` does not count, the grader has no such module"),
+    ("def neighbour(x):\n    return 0", "line 33: `def neighbour(x):` does not count, not part"),
+    ("SCALE = 3.0", "line 33: `SCALE = 3.0`"), ("math.pi = 3", "line 33: `math.pi = 3`")])
+def test_what_does_not_count_is_named_with_its_line(added, line):
+    source, left_out = merge.merged(BLANK, SMALL + added + "\n", PATHS)
+    assert len(left_out) == 1 and left_out[0].startswith(line) and points_of(source)
+
+
+def test_a_function_that_was_renamed_or_written_twice():
+    _, left_out = merge.merged(BLANK, SMALL.replace("def twice", "def zwice"), PATHS)
+    assert left_out[0].startswith("twice is not there")
+    source, left_out = merge.merged(BLANK, SMALL + "def twice(x): return 5\n", PATHS)
+    assert not left_out and "return 5" in source and source.count("def twice") == 1
+
+
+# ---- hostile and broken submissions
+
+# name: (ngdiff.py, points of 6, status, a word of the one line that says why)
+HOSTILE = {
+    "right": (SMALL, 6, "graded", "3 of 3"),
+    "blank": (BLANK, 0, "not begun", "not begun"),
+    "one blank": (blank.blanked(SMALL, ["twice"], None, 3), 3, "graded", "blank: ngdiff.twice"),
+    "broken neighbour": (SMALL.replace("x + 1", "x + 2").replace("2.0", "3.0"), 6, "graded", "3 of 3"),
+    "os._exit(0)": (twice("import os; os._exit(0)"), 0, "stopped", "exit code 0, in test_neighbour"),
+    "sys.exit(0)": (twice("import sys; sys.exit(0)"), 4, "graded", "2 of 3"),
+    "stops pytest": (twice("import pytest; pytest.exit('10 passed', 0)"), 0, "stopped", "stopped in"),
+    "prints results": (twice("print('10 passed in 0.1s'); return 1"), 4, "graded", "2 of 3"),
+    "floods of output": (twice("for _ in range(30): print('x' * 10**7)"), 6, "graded", "3 of 3"),
+    "a huge file": (twice("open('big', 'wb').write(bytes(10**8))"), 4, "graded", "2 of 3"),
+    "16 gigabytes": (twice("bytearray(2**34)"), 4, "graded", "2 of 3"),
+    "a thread": (twice("import threading, time; threading.Thread(target=time.sleep, args=(1e6,))"
+                       ".start()"), 6, "graded", "3 of 3"),
+    "patched pytest": (twice("import pytest; pytest.approx = id"), 0, "graded", ".approx"),
+    "always equal": (twice("import pytest; type(pytest.approx(1)).__eq__ = lambda *_: True"), 0,
+                     "graded", "__eq__"),
+    "patched tests": (twice("import test_small; test_small.test_half_is_half = id"), 0, "graded",
+                      "test_small.test_half_is_half"),
+    "an error at import": (SMALL + "\nX = 'a' < 1\n", 0, "broken", "TypeError: '<' not supported"),
+    "no Python": (SMALL.replace("(x):", "(x)"), 0, "broken", "ngdiff.py, line 8: SyntaxError"),
+    "no text": ("\0", 0, "broken", "ngdiff.py"),
+    "an endless loop": (twice("while True: pass"), 0, "stopped", "stopped after "),
+    "sleeps": (twice("import time; time.sleep(1000)"), 0, "stopped", "stopped after 4 s, in "),
+    "no file": (None, 0, "nothing to grade", "no ngdiff.py found"),
+}
+if sys.platform != "linux":
+    del HOSTILE["16 gigabytes"], HOSTILE["an endless loop"]
+
+
+@pytest.fixture(scope="module")
+def graded(project, tmp_path_factory):
+    """{name: Score} of HOSTILE, graded as one class."""
+    at = tmp_path_factory.mktemp("class")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(grade, "PRELOAD", ["pytest"])
+    patch.setattr(recorder, "CPU_LIMIT", 2)
+    a = assignments.load(str(project))[3]
+    blank.pristine(a, str(at / "pristine"), str(project))
+    folders = []
+    for i, (source, *_) in enumerate(HOSTILE.values()):
+        (at / str(i)).mkdir()
+        (at / str(i) / "ngdiff.py").write_text(source or "")
+        for name in ("test_small.py", "conftest.py"):       # edited tests count for nothing
+            (at / str(i) / name).write_text("def test_neighbour_and_twice(): pass")
+        folders.append(str(at / str(i)) if source else "")
+    found = dict(grade.grade(a, folders, str(at / "pristine"), 4))
+    patch.undo()
+    return {name: found[i] for i, name in enumerate(HOSTILE)}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_submission_gets_its_points_a_status_and_one_line(name, graded):
+    _, points, status, why = HOSTILE[name]
+    score = graded[name]
+    assert (score.points, score.total, score.status) == (points, 6, status), score
+    assert why in score.why and "\n" not in score.why and list(score.tests) == list(POINTS)
+    for _, _, lines in score.tests.values():
+        assert len(lines) <= 4 and all(len(line) <= 100 and "\n" not in line for line in lines)
+
+
+def test_a_failure_says_claim_statement_inputs_expected_and_got(graded):
+    assert graded["prints results"].tests["tests/test_small.py::test_neighbour_and_twice"][2] == [
+        "Twice is twice", "tested assert ngdiff.neighbour(ngdiff.twice(three)) == 7",
+        "where three = 3", "got 2, expected 7"]
+    refused = graded["one blank"].tests["tests/test_small.py::test_twice_refuses_a_text"][2]
+    assert refused[-1] == "got NotImplementedError: assignment 3 (in twice)"
+
+
+def test_the_maximum_is_fixed_and_only_a_case_that_passed_counts():
+    points = {"a.py::t": 2, "a.py::u": 3, "a.py::u[1]": 1, "a.py::v": 4}
+    passed = [{"none_begun": False, "untouched": []},
+              {"collected": ["a.py::t", "a.py::u[1]", "a.py::u[2]", "a.py::v"]},
+              *({"test": f"a.py::{t}", "lines": []} for t in ("t", "u[1]", "u[2]", "v", "w")), {"end": 0}]
+    assert grade.judge(points, passed, "").points == 10
+    for lost, left in ((1, 0), (2, 8), (3, 6), (4, 7), (5, 6), (6, 10)):
+        score = grade.judge(points, passed[:lost] + passed[lost + 1:], "")
+        assert (score.points, score.total) == (left, 10), lost
+    assert grade.judge(points, [], "").points == 0
+    failed = [dict(r, lines=["x"]) if r.get("test") == "a.py::u[2]" else r for r in passed]
+    assert grade.judge(points, failed, "").points == 7
+
+
+# ---- submissions as they come
+
+METADATA = """---
+submission_111:
+  :submitters:
+  - :name: Ada Example
+    :sid: '77'
+  :created_at: 2026-09-12 03:31:59 Z
+submission_222:
+  :submitters:
+  - :name: Bo Beispiel
 """
 
 
+def put(path, source=SMALL):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+    return path
+
+
+def zipped(path, **files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as z:
+        for name, text in files.items():
+            z.writestr(name, text)
+
+
+def class_of(at):
+    """{student: (id, status, a word of the note)} of the submissions that this puts into `at`."""
+    put(at / "folder" / "ngdiff.py")
+    put(at / "nested" / "mine" / "ngdiff.py")
+    zipped(at / "zip.zip", **{"work/ngdiff.py": SMALL, "__MACOSX/work/._ngdiff.py": "\0"})
+    zipped(at / "zip in a folder" / "w.zip", **{"ngdiff.py": SMALL})
+    put(at / "zip in a folder" / "__MACOSX" / "ngdiff.py", "\0")
+    put(at / "single.py")
+    put(at / "bom" / "ngdiff (1).py", "\ufeff" + SMALL)
+    put(at / "submission_metadata.yml", METADATA)
+    put(at / "submission_111" / "ngdiff.py")
+    put(at / "Bea Probe_1234567_assignsubmission_file_" / "ngdiff.py")
+    put(at / "Bea Probe_1234567_assignsubmission_onlinetext_" / "onlinetext.html", "<p>")
+    put(at / "probecy_12345_987654_ngdiff-1.py", BLANK)
+    put(at / "probecy_12345_987655_ngdiff-2.py")
+    put(at / "probecy_12345_987656_helper.py", "x = 1")
+    zipped(at / "lateson_LATE_23456_987657_work.zip", **{"ngdiff.py": SMALL})
+    put(at / "only a letter" / "letter.txt", "I was ill.")
+    put(at / "two of them" / "a" / "ngdiff.py")
+    put(at / "two of them" / "b" / "ngdiff.py")
+    (at / "broken.zip").write_bytes(b"PK")
+    put(at / ".DS_Store", "")
+    return {"folder": ("", "graded", ""), "nested": ("", "graded", ""), "zip": ("", "graded", ""),
+            "zip in a folder": ("", "graded", ""), "single": ("", "graded", "single.py taken as"),
+            "bom": ("", "graded", ""), "Ada Example": ("77", "graded", ""),
+            "Bea Probe": ("1234567", "graded", ""), "probecy": ("12345", "graded", "latest of 3"),
+            "lateson": ("23456", "graded", "late"),
+            "only a letter": ("", "nothing to grade", "no ngdiff.py found"),
+            "two of them": ("", "nothing to grade", "which one? a/ngdiff.py, b/ngdiff.py"),
+            "broken": ("", "nothing to grade", "broken.zip can't be unpacked")}
+
+
+def test_right_work_has_all_points_in_every_shape_that_comes(small, tmp_path, capsys):
+    expected = class_of(tmp_path / "s")
+    out, js = tmp_path / "p.csv", tmp_path / "p.json"
+    assert run("grade", "--csv", out, 3, tmp_path / "s" / "*", "--json", js) == 1, "nothing from three"
+    with open(out, encoding="utf-8", newline="") as f:
+        head, *rows = csv.reader(f)
+    assert head[:6] == ["student", "id", "status", "points", "of", "why"] and head[6:] == list(POINTS)
+    assert {row[0]: (row[1], row[2]) for row in rows} == {k: v[:2] for k, v in expected.items()}
+    for row in rows:
+        assert expected[row[0]][2] in row[5], row
+        assert row[3:5] + row[6:] == (["6", "6", "2", "3", "1"] if row[2] == "graded" else
+                                      ["", "6", "", "", ""]), row
+    found = json.loads(js.read_text())["submissions"]
+    assert [(s["student"], s["status"]) for s in found] == [(row[0], row[2]) for row in rows]
+    assert all((s["points"] is None) == (s["status"] == "nothing to grade") for s in found)
+    assert capsys.readouterr().out.count("\n") == len(rows) == 13
+
+
+def test_the_same_twice_is_one_and_one_has_the_shape_of_many(small, tmp_path):
+    put(tmp_path / "a" / "ngdiff.py")
+    assert run("grade", 3, tmp_path / "a", f"{tmp_path}/a/", "--json", tmp_path / "j") == 0
+    found = json.loads((tmp_path / "j").read_text())
+    assert set(found) == {"assignment", "of", "submissions"} and len(found["submissions"]) == 1
+
+
+def test_a_zip_may_not_unpack_to_more_than_it_should(tmp_path, monkeypatch):
+    monkeypatch.setattr(submissions, "SIZE", 10)
+    zipped(tmp_path / "z.zip", **{"ngdiff.py": SMALL})
+    found, = submissions.find([str(tmp_path / "z.zip")], FOUND[2], str(tmp_path / "scratch"))
+    assert found.folder == "" and "more than" in found.note
+
+
+# ---- the commands
+
+def test_the_students_day(small, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "my copy"
+    assert run("start", 3, copy) == 0
+    assert f'cd "{copy}' in capsys.readouterr().out, "a path with a space is quoted"
+    monkeypatch.setattr(cli, "ROOT", str(copy))
+    half = BLANK.replace('    def half(self):\n        raise NotImplementedError("assignment 3")',
+                         "    def half(self):\n        return self.a / 2")
+    for source, state, says in ((BLANK, "0 of 6", "not begun"), (half, "3 of 6", "blank: ngdiff.twice"),
+                                (SMALL + "print(1)\n", "done", "line 33: `print(1)` does not count")):
+        put(copy / "ngdiff.py", source)
+        assert run("check") == 0 and says in capsys.readouterr().out
+        assert run() == 0 and state in capsys.readouterr().out
+    for i, left in enumerate((2, 1, 0, 0)):
+        assert run("hint") == 0
+        shown = capsys.readouterr().out
+        assert f"{left} left" in shown and ("An idea", "A formula", *["A pitfall"] * 2)[i] in shown
+    put(copy / "ngdiff.py", SMALL.replace("def twice(x):", "def twice(x)"))
+    for command in ("check", "hint", "show"):
+        assert run(command) == 0
+        told = capsys.readouterr()
+        assert "ngdiff.py, line 13: " in told.out + told.err
+    for wrong in (["check", 1], ["start", 3, tmp_path / "new"]):
+        assert run(*wrong) == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_handout_is_a_folder_and_a_zip_whose_readme_opens_with_the_task(small, tmp_path):
+    assert run("handout", 3, tmp_path / "h") == 0
+    assert (tmp_path / "h" / "README.md").read_text().startswith("# Assignment 3: Two functions")
+    with zipfile.ZipFile(tmp_path / "h.zip") as z:
+        assert "Hand in ngdiff.py" in z.read("h/README.md").decode()
+        assert "h/ngdiff.py" in z.namelist() and "h/assignments/TEACHING.md" not in z.namelist()
+
+
 def test_bugs_are_one_a_folder_and_each_is_graded_by_itself(small, tmp_path, monkeypatch, capsys):
-    bugs = small / "assignments" / "12_bugs.toml"
-    bugs.write_text(BUGS)
-    try:
-        assert cli.main(["start", "12", str(tmp_path / "mine")]) == 0
-        one, two = tmp_path / "mine" / "bug1", tmp_path / "mine" / "bug2"
-        assert (one / "ngdiff.py").read_text() == RIGHT.replace("SCALE * x", "3 * x")
-        assert (two / "ngdiff.py").read_text() == RIGHT.replace("self.a / 2", "self.a / 3")
-        assert "a third" not in (one / "assignments" / "12_bugs.toml").read_text()
-        a = assignments.load(str(small))[12]
-        (_, score), = grade.grade(a, [str(tmp_path / "mine")])
-        assert (score.points, score.total) == (0, 5)
-        (two / "ngdiff.py").write_text(RIGHT)
-        (_, score), = grade.grade(a, [str(tmp_path / "mine")])
-        assert (score.points, score.total) == (3, 5) and "bug1: 0 of 1" in score.why
-        monkeypatch.setattr(cli, "ROOT", str(two))
-        assert cli.main(["check", "12"]) == 0 and "3 of 3 points" in capsys.readouterr().out
-        assert cli.main([]) == 0 and "done" in capsys.readouterr().out
-    finally:
-        bugs.unlink()
+    assert run("start", 12, tmp_path / "mine") == 0
+    one, two = tmp_path / "mine" / "bug1", tmp_path / "mine" / "bug2"
+    assert (one / "ngdiff.py").read_text() == SMALL.replace("SCALE * x", "3 * x")
+    assert (two / "ngdiff.py").read_text() == SMALL.replace("self.a / 2", "self.a / 3")
+    assert "a third" not in (one / "assignments" / "12_bugs.toml").read_text()
+    put(two / "ngdiff.py")
+    assert run("grade", 12, tmp_path / "mine") == 0
+    told = capsys.readouterr().out
+    assert " 3 of 5  mine: bug1: not begun: all is as it was handed out; bug2: 1 of 1 tests" in told
+    monkeypatch.setattr(cli, "ROOT", str(two))
+    assert run("check") == 0 and "3 of 3 points" in capsys.readouterr().out
 
 
-def test_a_users_mistakes_end_in_one_line(tmp_path, capsys):
-    for wrong in (["show", "77"], ["show"], ["start", "2"], ["check", "2"], ["hint", "2"],
-                  ["grade", "2"], ["start", "2", ROOT]):
-        assert cli.main(wrong) == 2, wrong
-        assert len(capsys.readouterr().err.strip().splitlines()) == 1
-    for n, a in FOUND.items():
-        assert cli.main(["show", str(n)]) == 0
-        assert a.text.strip().splitlines()[-1] in capsys.readouterr().out
+@pytest.mark.parametrize("words, says", [
+    ("show 77", "choose an assignment from 3 to 12"), ("show", "without a number"),
+    ("check", "without a number"), ("check 3", "no student's copy"), ("hint 3", "no student's copy"),
+    ("start 3", "one new folder"), ("start 3 {root}", "not an empty folder"),
+    ("start 3 a b", "one new folder"), ("grade 3", "name the submissions"), ("show nine", "invalid int"),
+    ("grade 3 {root}/nothing/*", "nothing to grade found"), ("grade 3 /nope", "no such file or folder"),
+    ("grade 3 {root} --json /nope/x.json", "/nope/x.json can't be written"),
+    ("grade 3 {root} --cvs x.csv", "unrecognized arguments: --cvs"), ("grades 3", "invalid choice"),
+    ("package 3 x", "add --for gradescope or --for classroom50"),
+    ("package 3 x --for codio", "invalid choice: 'codio'")])
+def test_a_users_mistake_ends_in_one_line(words, says, small, capsys):
+    assert run(*words.format(root=small).split()) == 2
+    told = capsys.readouterr().err
+    assert says in told and len(told.strip().splitlines()) == 1, told
 
 
-def test_the_results_have_the_published_shapes():
-    """Every key with its type is one of Gradescope's results.json, and of what GitHub Classroom's
-    reporter reads: name, status, message, score; max_score and status of the whole."""
-    score = grade.Score("Ada", {"a::t": (2, 2, []), "a::u": (0, 3, ["x", "y"])}, "1 of 2")
-    found = grade.gradescope(score)
-    kinds = {"score": int, "max_score": int, "output": str, "name": str, "tests": list,
-             "extra_data": dict}
-    for part in (found, *found["tests"]):
-        assert all(type(value) is kinds[key] for key, value in part.items())
-    assert found["score"] == 2 == sum(test["score"] for test in found["tests"])
-    assert found["tests"][1] == {"name": "a::u", "score": 0, "max_score": 3, "output": "x\ny"}
-    found = found["extra_data"]["classroom"]
-    assert (found["status"], found["max_score"]) == ("fail", 5)
-    assert [(t["name"], t["status"], t["score"], t["message"]) for t in found["tests"]] == [
-        ("a::t", "pass", 2, None), ("a::u", "fail", 0, "x\ny")]
+def test_what_was_graded_is_written_before_the_next_is(small, tmp_path, monkeypatch):
+    for name in "ab":
+        put(tmp_path / name / "ngdiff.py")
+
+    def interrupted(a, folders, *_):
+        yield 0, grade.score(a, "", "")
+        assert "a,," in (tmp_path / "p.csv").read_text()
+        raise ValueError("the power is gone")
+    monkeypatch.setattr(grade, "grade", interrupted)
+    assert run("grade", 3, tmp_path / "a", tmp_path / "b", "--csv", tmp_path / "p.csv") == 2
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 2
+
+
+# ---- packages
+
+def gradescope_rules(text):
+    """What is wrong with a results.json."""
+    found = json.loads(text)
+    tests = found.get("tests", [])
+    rules = {
+        "a top-level score overrides the tests' sum": "score" not in found,
+        "top-level output is HTML unless output_format says text": found.get("output_format") == "text",
+        "tests is a list, not empty": isinstance(tests, list) and tests,
+        "known keys": set(found) <= {"output", "output_format", "tests"},
+        "known keys of a test": all(set(t) == {"score", "max_score", "name", "status", "output",
+                                               "output_format", "visibility"} for t in tests),
+        "numbers": all(type(t["score"]) is type(t["max_score"]) is int for t in tests),
+        "0 <= score <= max_score": all(0 <= t["score"] <= t["max_score"] for t in tests),
+        "status": all(t["status"] in ("passed", "failed") for t in tests),
+        "a test's output is plain text": all(t["output_format"] == "text" for t in tests),
+        "visible": all(t["visibility"] == "visible" for t in tests)}
+    return [rule for rule, kept in rules.items() if not kept]
+
+
+RUNNER = {"CLASSROOM": "cs1", "ASSIGNMENT": "ngdiff-03", "SUBMISSION_TAG": "submit/1", "USERNAME": "ada",
+          "COMMIT_URL": "https://c", "RELEASE_URL": "https://r", "REVIEW_URL": "https://v"}
+
+
+def classroom50_rules(text):
+    """What is wrong with a result.json."""
+    found = json.loads(text)
+    tests = found["tests"]
+    numbers = [found["score"], found["max-score"], *(t[k] for t in tests for k in ("score", "max-score"))]
+    rules = {
+        "schema": found["schema"] == "classroom50/result/v1",
+        "keys, with hyphens": set(found) == {"schema", "classroom", "assignment", "submission", "commit",
+                                             "release", "review", "score", "max-score", "tests"},
+        "keys of a test": all(set(t) == {"test-name", "passed", "score", "max-score"} for t in tests),
+        "values of the environment": [found[k] for k in (
+            "classroom", "assignment", "submission", "commit", "release", "review")] ==
+        [RUNNER[k] for k in ("CLASSROOM", "ASSIGNMENT", "SUBMISSION_TAG", "COMMIT_URL", "RELEASE_URL",
+                             "REVIEW_URL")],
+        "non-negative integers, no bool": all(type(n) is int and n >= 0 for n in numbers),
+        "passed is a bool": all(type(t["passed"]) is bool for t in tests),
+        "sums": [sum(t[k] for t in tests) for k in ("score", "max-score")] == numbers[:2]}
+    return [rule for rule, kept in rules.items() if not kept]
+
+
+def test_every_score_has_the_shapes_that_the_two_services_demand(graded):
+    for score in graded.values():
+        assert gradescope_rules(package.gradescope(score)) == []
+        assert classroom50_rules(package.classroom50(score, RUNNER)) == []
+    ticks = graded["right"]._replace(why="a ```` b")
+    body = package.release_body(ticks)
+    assert body.count("`````") == 2, "a fence longer than any backticks inside"
+
+
+SECRET = SMALL.replace("    y = SCALE", "    import os\n    assert not [k for k in os.environ if "
+                       "k.startswith(('GITHUB_', 'ACTIONS_', 'RUNNER_'))]\n    y = SCALE")
+LOOP = twice("while True: pass")
+
+
+@pytest.mark.parametrize("source, points", [(SECRET, 6), (LOOP, 0)])
+def test_the_package_for_classroom50_runs(small, tmp_path, source, points):
+    assert run("package", 3, tmp_path / "p", "--for", "classroom50") == 0
+    bundle = tmp_path / "p" / "autograders" / "ngdiff-03"
+    assert sum(map(len, texts(bundle).values())) < 10 * 2**20, "a bundle has 10 MB at most"
+    put(tmp_path / "checkout" / "ngdiff.py", source)
+    put(tmp_path / "checkout" / "result.json", "a stale one")
+    env = {**os.environ, **RUNNER, "GITHUB_OUTPUT": "secret", "RUNNER_TEMP": "secret"}
+    done = subprocess.run([sys.executable, bundle / "autograder.py"], cwd=tmp_path / "checkout", env=env)
+    result = (tmp_path / "checkout" / "result.json").read_text()
+    assert done.returncode == 0 and classroom50_rules(result) == []
+    assert json.loads(result)["score"] == points
+    assert f"**{points} of 6 points**" in (tmp_path / "checkout" / "release-body.md").read_text()
+
+
+@pytest.mark.parametrize("source, points", [(SMALL, 6), ("def", 0)])
+def test_the_package_for_gradescope_runs(small, tmp_path, source, points):
+    assert run("package", 3, tmp_path / "p", "--for", "gradescope") == 0
+    at = tmp_path / "autograder"
+    shutil.unpack_archive(tmp_path / "p" / "autograder.zip", at / "source")
+    shutil.copy(at / "source" / "run_autograder", at)
+    assert gradescope_rules((at / "source" / "not-graded.json").read_text()) == []
+    put(at / "submission" / "ngdiff.py", source)
+    put(at / "venv" / "bin" / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n').chmod(0o755)
+    assert subprocess.run(["bash", at / "run_autograder"]).returncode == 0
+    result = (at / "results" / "results.json").read_text()
+    assert gradescope_rules(result) == []
+    assert sum(t["score"] for t in json.loads(result)["tests"]) == points
+
+
+@pytest.mark.parametrize("target", package.TARGETS)
+@pytest.mark.parametrize("n", [2, 12])
+def test_a_package_says_what_to_click_and_holds_no_model_answer(n, target, tmp_path):
+    package.make(FOUND[n], str(tmp_path / "p"), target)
+    answers = solution(FOUND[n])
+    told = (tmp_path / "p" / "UPLOAD.txt").read_text()
+    assert str(FOUND[n].total) in told and "@" not in told
+    for path in [*(tmp_path / "p").rglob("*.zip")]:
+        with zipfile.ZipFile(path) as z:
+            z.extractall(path.with_suffix(""))
+    for path in [*(tmp_path / "p").rglob("pristine.zip")]:
+        with zipfile.ZipFile(path) as z:
+            z.extractall(path.with_suffix(""))
+    for path, text in texts(tmp_path / "p").items():
+        assert not path.endswith(".md") and "wrong_answers" not in path
+        assert b"[[bug]]" not in text
+        if n == 2 and not path.endswith("toml"):
+            assert not [line for line in answers if line in text], path
