@@ -43,7 +43,7 @@ def load(folder, documents=0):
     """The sets of rows. documents: take only the first so many of each file; 0: all. Then a prompt
     is kept if its beginning occurs in one of them, a question if its answer does. PrivLeak then
     compares the documents learned with the first of its holdout texts: few of its own texts would
-    be from the first documents. ValueError names file and item of what is missing or wrong."""
+    be from the first documents. ValueError names the file and item that is missing or wrong."""
     rows = {name: texts(folder, f"raw/{file}")[:documents or None] for name, file in RAW.items()}
     learned = {"forget": rows["forget"], "retain": rows["retain"] + rows["retain2"]}
     prompts = pairs(folder, "verbmem/forget", "prompt", "gt")
@@ -97,7 +97,7 @@ def windows(tokenizer, text, T):
 
 
 def encode(tokenizer, rows, T):
-    """The windows that are learned, by set. What is only asked is left out."""
+    """The windows to learn, by set. Questions and prompts are not learned."""
     return {name: [w for row in rows[name] for w in windows(tokenizer, row["answer"], T)]
             for name in RAW}
 
@@ -105,7 +105,7 @@ def encode(tokenizer, rows, T):
 # --------------------------------------------------------------------------- measuring
 
 def measure(model, tokenizer, rows):
-    """What a model does, by set, as `measuring.summary` takes it: the losses of PrivLeak's whole
+    """A model measured, by set, as `measuring.summary` takes it: the losses of PrivLeak's whole
     texts, VerbMem of forget, KnowMem and windows continued from their middle of forget and retain.
     """
     T = model.config.block_size

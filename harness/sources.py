@@ -1,4 +1,4 @@
-"""What --data names: the built-in data, TOFU's folder, MUSE's folder, a file of rows, or texts.
+"""The data that --data names: built in, TOFU's folder, MUSE's folder, a file of rows, or texts.
 
 Texts have the measures of MUSE (Shi et al. 2024, arXiv 2407.06460). A text is a row with an empty
 question. Beside data.py's sets there are two more:
@@ -57,7 +57,7 @@ def load(config):
 
 
 def says_what_to_forget(path):
-    """Whether the data there has no authors to take the share --forget of."""
+    """Whether the data there has forget rows of its own, and no authors to take --forget of."""
     return os.path.isfile(path) or has_texts(path) or muse.is_folder(path)
 
 
@@ -66,7 +66,7 @@ def has_texts(folder):
 
 
 def encode(tokenizer, rows, T):
-    """What is learned, by set: lists of Examples of at most T tokens."""
+    """The Examples to learn, of at most T tokens, by set."""
     if "verbmem" in rows:
         return muse.encode(tokenizer, rows, T)
     return {name: data.encode_rows(tokenizer, some) for name, some in rows.items()}
@@ -214,7 +214,7 @@ def mini_muse(seed, forget="forget10", authors=160):
 
 
 def measure_texts(model, tokenizer, rows):
-    """What a model does on texts: as `measuring.measure`, but the prompt is the first half of a
+    """A model measured on texts: as `measuring.measure`, but the prompt is the first half of a
     text's tokens (rounded down), and the answer is as long as the second half. `verbmem` is MUSE's,
     but for the prompt, which has a fixed number of tokens there."""
     examples = data.encode_rows(tokenizer, rows)

@@ -31,9 +31,9 @@ def from_gpt2(path, tokenizer=None):
 def model_of(path, weights, tokenizer=None):
     """The GPT in a published GPT-2 checkpoint (any size, names as on the hub), float32 on the CPU.
 
-    ValueError names the file and what is missing, unknown, of another shape or not finite in it, or
-    the field of the config.json beside it that contradicts the file or model.py. A model of this
-    project brings its words along: ValueError if they are not the tokenizer's.
+    ValueError names the file and the weights that are missing, unknown, of another shape or not
+    finite, or the field of the config.json beside it that contradicts the file or model.py. A model
+    of this project comes with its words: ValueError if they are not the tokenizer's.
     """
     check_words(path, weights.pop("words", None), tokenizer)
     if len({gpt_name(n) for n in weights}) < len(weights):

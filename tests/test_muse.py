@@ -163,7 +163,8 @@ def test_a_windows_second_half_is_asked_for_and_cut_to_its_length(folder):
     ("raw/forget", [" "], "item 1"), ("verbmem/forget", [{"prompt": "a b"}], "gt"),
     ("knowmem/forget_qa", ["no object"], "forget_qa.*item 1"),
     ("knowmem/retain_qa", [{"question": "a", "answer": "half \ud800"}], "retain_qa.*'answer'"),
-    ("privleak/holdout", [], r"holdout\.json"), ("privleak/retain", ["a" * 10_000_001], "10000001"),
+    ("privleak/holdout", [], r"holdout\.json"), ("privleak/holdout", [["a"]], "item 1"),
+    ("privleak/retain", ["a" * 10_000_001], "10000001"),
     ("raw/retain2", [text(0, 90)], "retain2.*forget.*forget")])
 def test_what_is_missing_or_of_the_wrong_form_or_in_two_roles_is_named(folder, name, content, says):
     if content is None:
