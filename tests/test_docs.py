@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,12 @@ def test_every_command_of_train_py_is_one_that_it_takes(page, tmp_path, monkeypa
                  for w in shlex.split(command)]
         if words not in (["--help"], ["..."]):
             train.flags.parse(train.Config, words, train.__doc__)
+
+
+def test_every_flag_that_the_readme_and_docs_name_is_one_of_train_py():
+    flags = {field.name for field in fields(train.Config) if field.metadata["help"]}
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        assert set(re.findall(r"`--(\w+)", page.read_text("utf-8"))) <= flags, page
 
 
 @every_page
