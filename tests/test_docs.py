@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,27 @@ MEASURES = (ROOT / "docs" / "measures.md").read_text("utf-8")
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 
+not_in_a_copy = pytest.mark.skipif((ROOT / ".assignments.json").exists(),
+                                   reason="a student's copy has blanks, and a task in its README")
+COUNT = r"(?<=^\| `)(\S+)` \| (\d+)(?= \|)"
 
+
+def count(name):
+    """Lines of a file, or of the Python files in a folder."""
+    files = (ROOT / name).glob("*.py") if name.endswith("/") else [ROOT / name]
+    return sum(file.read_text("utf-8").count("\n") for file in files)
+
+
+@not_in_a_copy
 def test_the_readme_is_short():
     assert README.count("\n") <= 150 and len(README.split()) <= 1700
 
 
-@pytest.mark.skipif((ROOT / ".assignments.json").exists(), reason="a student's copy has blanks")
-@pytest.mark.parametrize("name, said", re.findall(r"^\| `(\S+)` \| (\d+) \|", README, re.M))
+@not_in_a_copy
+@pytest.mark.parametrize("name, said", re.findall(COUNT, README, re.M))
 def test_line_counts_of_the_reading_order_are_true_to_a_tenth(name, said):
-    path = ROOT / name
-    files = path.glob("*.py") if name.endswith("/") else [path]
-    lines = sum(file.read_text("utf-8").count("\n") for file in files)
-    assert abs(lines - int(said)) <= 0.1 * lines, f"README.md: {name} has {lines} lines"
+    """`python -m tests.test_docs` writes the present ones into the README."""
+    assert abs(count(name) - int(said)) <= 0.1 * count(name), f"{name} has {count(name)} lines"
 
 
 # ---- commands
@@ -52,6 +62,12 @@ def test_every_command_of_train_py_is_one_that_it_takes(page, tmp_path, monkeypa
                  for w in shlex.split(command)]
         if words not in (["--help"], ["..."]):
             train.flags.parse(train.Config, words, train.__doc__)
+
+
+def test_every_flag_that_the_readme_and_docs_name_is_one_of_train_py():
+    flags = {field.name for field in fields(train.Config) if field.metadata["help"]}
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        assert set(re.findall(r"`--(\w+)", page.read_text("utf-8"))) <= flags, page
 
 
 @every_page
@@ -107,3 +123,8 @@ def test_an_old_python_is_told_what_is_needed(monkeypatch):
     monkeypatch.setattr(sys, "version_info", (3, 10, 13))
     with pytest.raises(SystemExit, match="Python 3.11 or newer is needed"):
         exec(compile(Path(harness.__file__).read_text("utf-8"), "harness", "exec"), {})
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(re.sub(
+        COUNT, lambda row: f"{row[1]}` | {count(row[1])}", README, flags=re.M), "utf-8")
