@@ -64,24 +64,22 @@ def read_config(folder):
 def changes(folder, saved, run, stages):
     """What has changed since the run, in words. saved: its config.json; stages: {title: Stage} as
     they would be made now."""
-    path = os.path.join(folder, "model.pt")
-    content = b""
-    if os.path.exists(path):
-        with open(path, "rb") as f:
-            content = f.read()
-    now, out = report.about(run, stages, content), []
-    if content and now["model.pt"] != saved["model.pt"]:
-        out.append("model.pt in the folder is another file")
+    try:
+        with open(os.path.join(folder, "model.pt"), "rb") as f:
+            now = report.about(run, stages, f.read())
+    except OSError as e:
+        raise ValueError(f"{folder}: {e}") from None
+    out = ["model.pt in the folder is another file"] * (now["model.pt"] != saved["model.pt"])
     if now["rows"] != saved["rows"]:
         out.append(f"the rows of {run.config.data or 'the built-in data'} have changed")
-    elif now["tokenizer"] != saved["tokenizer"]:
-        out.append("the tokenizer has changed")
     for title, stage in stages.items():
         out += differences(saved["made_of"][title], stage.made_of)
-    if not out and any(saved["made_of"][title][k] != stage.made_of[k] for title, stage
-                       in stages.items() for k in ("data", "initial") if k in stage.made_of):
-        out.append(f"the weights {run.config.init or 'before training'}, or the encoded rows, "
-                   "have changed")
+    derived = [(now["tokenizer"], saved["tokenizer"])] + [
+        (stage.made_of[k], saved["made_of"][title][k]) for title, stage in stages.items()
+        for k in ("data", "initial") if k in stage.made_of]
+    if not out and any(a != b for a, b in derived):
+        out.append(f"the tokens of the rows, or the weights {run.config.init or 'before training'},"
+                   " have changed")
     return list(dict.fromkeys(out))
 
 

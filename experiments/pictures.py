@@ -1,15 +1,12 @@
 """What happens inside a run? python -m experiments.pictures NAME --tiny
 
-NAME is one of three. Each takes train.py's flags, prints a table and writes a picture into --out:
-  norms   What does each of the two norms do? NGDiff runs as it is, without the forget norm, and
-          without the retain norm. norms.png has the losses and the rate that AutoLR finds.
-  rows    Where does each forget row end, plain and with --level? Printed: lowest, median and
-          highest loss of the forget rows, and the mean of the holdout rows, which no model has
-          seen. forget_rows.png has a point a row, on the left the row that the target knows best.
-  swing   Why does AutoLR's rate swing? Before every fifth step it finds the rate that is best along
-          d: on the step's own retain batch, with probes as wide as AutoLR's; there again, with
-          probes a quarter as wide; and on all retain rows. swing.png has them beside the rate that
-          the step takes, with the curvature of L_R along d and the retain gradient's norm.
+NAME is one of three. Each takes train.py's flags, prints numbers and writes a picture into --out:
+  norms   What does each of the two norms do? NGDiff as it is, without the forget norm, and without
+          the retain norm.
+  rows    Where does each forget row end, plain and with --level? A point a row, on the left the row
+          that the target knows best, beside holdout rows, which no model has seen.
+  swing   Why does AutoLR's rate swing? The rate that is best along d at every fifth step: on the
+          step's own retain batch, with AutoLR's probes and with narrower ones; on all retain rows.
 """
 import copy
 
@@ -21,24 +18,22 @@ import train
 from experiments import shared
 from harness import flags, measuring, report
 
-NAMES = ("norms", "rows", "swing")
-EVERY = 5            # swing: steps from look to look
-VARIANTS = {         # norms: a, b of d = a g_R - b g_F
+VARIANTS = {      # a, b of d = a g_R - b g_F
     "NGDiff: both norms": lambda n: (1 / n.norm_retain, 1 / n.norm_forget),
     "forget norm dropped": lambda n: (1 / n.norm_retain, 1.0),
     "retain norm dropped": lambda n: (1.0, 1 / n.norm_forget)}
 
 
 def ready(argv):
-    """(NAME, the Run or, for rows, the plain one and that with --level). ValueError on a mistake."""
+    """(NAME, [the Run], for rows also the one with --level). ValueError on a mistake."""
     parser = shared.parser("pictures", __doc__)
     parser.epilog = "All other flags are those of train.py."
-    parser.add_argument("name", metavar="NAME", choices=NAMES)
+    parser.add_argument("name", metavar="NAME", choices=PICTURES)
     name = parser.parse_args(argv[:1]).name
-    extra = ([], ["--level"]) if name == "rows" else ([],)
-    runs = [train.prepare(shared.parse([*argv[1:], *more], (), __doc__)) for more in extra]
-    config = runs[0].config
-    if name != "rows" and (config.method, config.optimizer, config.level, config.dtype) != (
+    runs = [train.prepare(shared.parse([*argv[1:], *more], (), __doc__))
+            for more in ([], ["--level"])[:1 + (name == "rows")]]
+    c = runs[0].config
+    if name != "rows" and (c.method, c.optimizer, c.level, c.dtype) != (
             "ngdiff", "sgd", False, "float32"):
         raise ValueError("--method, --optimizer, --level, --dtype: this is about plain ngdiff with "
                          "sgd, in float32")
@@ -46,9 +41,8 @@ def ready(argv):
 
 
 def follow(run, target, weigh, every=0):
-    """Unlearn a copy of the model `target` by NGDiff's steps with a, b = weigh(Numbers). Returns
-    (log, model); the log ends where the numbers run away. Each `every` steps it has `best_rates`.
-    """
+    """(log, model) of NGDiff's steps on a copy of `target`, with a, b = weigh(Numbers). The log ends
+    where the numbers run away. Every `every` steps it has `best_rates`."""
     model, config, lr, log = copy.deepcopy(target), run.config, run.config.lr, []
     params = ngdiff.movable(model.parameters())
     everything = train.loss_functions(
@@ -92,8 +86,6 @@ def column(log, key):
     return [row[key] for row in log]
 
 
-# --------------------------------------------------------------------------- norms
-
 def norms(run):
     target, shown = train.train_both(run)["target"].model, {}
     for name, weigh in VARIANTS.items():
@@ -122,13 +114,11 @@ def draw_norms(shown):
         above.set(title=title, yscale="log")
         below.set(xlabel="step", yscale="log")
         below.legend(fontsize=8)
-    axes[0, 0].set_ylabel("nats per token")
-    axes[1, 0].set_ylabel("lr")
+    axes[0, 0].set(ylabel="nats per token")
+    axes[1, 0].set(ylabel="lr")
     axes[0, 0].legend(fontsize=8)
     return fig
 
-
-# --------------------------------------------------------------------------- rows
 
 def rows(plain, level):
     stages, method = train.train_both(plain), plain.config.method
@@ -147,14 +137,14 @@ def rows(plain, level):
 
 
 def draw_rows(losses):
-    """A Figure. losses: {name: (forget rows (N,), holdout rows (M,))}."""
+    """A Figure. losses: {name: (forget rows' losses (N,), holdout rows' (M,))}."""
     fig = Figure(figsize=(8, 4), layout="constrained")
     ax = fig.subplots()
     first = next(iter(losses.values()))                       # the target's: they order the rows
     for i, pair in enumerate(losses.values()):
-        for values, known, at, color, label in zip(
-                pair, first, (i - 0.15, i + 0.15), ("tab:red", "tab:gray"),
-                ("forget rows", "holdout rows")):
+        for values, known, at, color, label in (
+                (pair[0], first[0], i - 0.15, "tab:red", "forget rows"),
+                (pair[1], first[1], i + 0.15, "tab:gray", "holdout rows")):
             ax.plot(at + np.linspace(-0.1, 0.1, len(values)), values[np.argsort(known)], ".",
                     color=color, alpha=0.6, label=None if i else label)
         ax.plot([i - 0.35, i + 0.35], [pair[1].mean()] * 2, color="black", lw=1,
@@ -166,11 +156,9 @@ def draw_rows(losses):
     return fig
 
 
-# --------------------------------------------------------------------------- swing
-
 def swing(run):
     target = train.train_both(run)["target"].model
-    log, _ = follow(run, target, VARIANTS["NGDiff: both norms"], EVERY)
+    log, _ = follow(run, target, VARIANTS["NGDiff: both norms"], every=5)
     looks = [row for row in log if "narrow" in row]
     keys = "lr", "own batch", "narrow", "all rows", "along d", "norm_retain"
     print("step" + "".join(f"{k.replace('along d', 'curvature'):>13}" for k in keys))
@@ -198,9 +186,12 @@ def draw_swing(looks):
     return fig
 
 
+PICTURES = {"norms": norms, "rows": rows, "swing": swing}
+
+
 def act(asked):
     name, runs = asked
-    shared.write(runs[0].config.out, {"norms": norms, "rows": rows, "swing": swing}[name](*runs))
+    shared.write(runs[0].config.out, PICTURES[name](*runs))
 
 
 def main(argv=None):

@@ -100,8 +100,8 @@ def decayed(run, target, decay):
 
 
 def settings(run, target):
-    """{setting: [curve, retain ROUGE]} after unlearning with each of the SETTINGS and DECAYS; target:
-    its Stage."""
+    """{setting: [curve, retain ROUGE]} after unlearning the Stage `target` with each of the SETTINGS
+    and DECAYS."""
     models = {}
     for name, change in SETTINGS.items():
         if "batch" in change:

@@ -50,8 +50,8 @@ def all_stages(run):
 
 
 def unlearning(run, target, every):
-    """Unlearn a copy of the model `target`, in memory. Yields its Stage before the first step, after
-    each `every` steps and at the end. Raises FloatingPointError as train.unlearn."""
+    """Unlearn a copy of the model `target`, in memory. Yields its Stage before the first step,
+    after every `every` steps and at the end. Raises FloatingPointError as train.unlearn."""
     stage = Stage(run.config.method, 0, copy.deepcopy(target))
     yield stage
     while stage.step < run.config.steps and not stage.stopped:
@@ -63,8 +63,8 @@ def unlearning(run, target, every):
 # --------------------------------------------------------------------------- many runs
 
 def side_by_side(title, function, jobs, device):
-    """function(*job) for each of the jobs, in processes of one thread; on a GPU one after the other.
-    Prints a line every tenth of the way."""
+    """function(*job) for each of the jobs, in processes of one thread; on a GPU one after the
+    other. Prints a line every tenth of the way."""
     workers = processes.cores() if device == "cpu" else 1
     t0, n = time.monotonic(), len(jobs)
     ended = processes.side_by_side(quietly, [(function, *job) for job in jobs], workers, 1)

@@ -422,7 +422,8 @@ def replace_rows(monkeypatch, folder):
     (lambda m, _: edit(m, "data", "shuffled", "0", "1"), "the code of data.shuffled has changed"),
     (lambda m, _: m.setattr(torch, "__version__", "2.99"), r"torch \S+ -> 2.99"),
     (lambda m, _: m.setattr(data, "encode_rows", lambda tokenizer, rows: [
-        data.encode(tokenizer, r["question"], r["answer"][:-1]) for r in rows]), "encoded rows")])
+        data.encode(tokenizer, r["question"], r["answer"][:-1]) for r in rows]),
+     "tokens of the rows")])
 def test_another_model_than_the_runs_is_not_measured(folder, monkeypatch, capsys, change, said):
     change(monkeypatch, folder)
     for module, argv in ((ask, [str(folder), "Why?"]), (audit, [str(folder)])):
