@@ -886,3 +886,9 @@ def test_a_loss_that_changes_from_call_to_call_is_refused_at_the_first_fit(probe
     ngdiff.step(batches, batches, model.parameters(), State(), method="gdiff")
     noisy = lambda: fixed() * (1 + 1e-6 * torch.rand(()))           # as a GPU's sums may be
     assert ngdiff.step(noisy, forget, model.parameters(), State(lr=1e-3)).fits
+    calls, state = [], State()
+    counted = lambda: calls.append(1) or fixed()
+    for _ in range(2):
+        numbers = ngdiff.step(counted, forget, model.parameters(), state, lazy=1)
+        assert len(calls) == 1 + 2 * numbers.fits + (state.step == 1), "once more at the first step"
+        calls.clear()
