@@ -835,8 +835,9 @@ def test_adams_moments_of_other_parameters_are_refused(now):
     for i, x in enumerate(layers):
         x.requires_grad_(i in now)
     refused(ValueError, "params: Adam's moments", *losses, layers, state)
-    with pytest.raises(ValueError, match="Adam's moments"):
-        ngdiff.step(*losses, [x for x in layers if x.requires_grad] + [torch.ones(1)], state)
+    others = [torch.ones(n, requires_grad=n == 5) for n in (3, 5, 5)]        # in the same places
+    loss = lambda: others[1].sum() + others[2].sum()
+    refused(ValueError, "params: Adam's moments", loss, lambda: -loss(), others, state)
 
 
 def test_several_processes_without_total_are_refused(monkeypatch):
@@ -886,3 +887,9 @@ def test_a_loss_that_changes_from_call_to_call_is_refused_at_the_first_fit(probe
     ngdiff.step(batches, batches, model.parameters(), State(), method="gdiff")
     noisy = lambda: fixed() * (1 + 1e-6 * torch.rand(()))           # as a GPU's sums may be
     assert ngdiff.step(noisy, forget, model.parameters(), State(lr=1e-3)).fits
+    calls, state = [], State()
+    counted = lambda: calls.append(1) or fixed()
+    for _ in range(2):
+        numbers = ngdiff.step(counted, forget, model.parameters(), state, lazy=1)
+        assert len(calls) == 1 + 2 * numbers.fits + (state.step == 1), "once more at the first step"
+        calls.clear()
