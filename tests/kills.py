@@ -33,8 +33,7 @@ def start(folder, *words):
     """A command at work in `folder`, in a process of its own, with workers: forked too."""
     def command():
         os.chdir(folder)
-        for stream in (1, 2):
-            os.dup2(os.open("printed", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        sys.stdout = sys.stderr = open("printed", "a", encoding="utf-8", buffering=1)
         torch.set_num_threads(1)
         multiprocessing.get_context = lambda how: FORK
         save_every_step(setattr)

@@ -1,12 +1,14 @@
 """harness/report.py: what the table, the answers, the log and the curves say."""
 import csv
 import io
+import shutil
+import subprocess
 
 import pytest
 
 import metrics
 import ngdiff
-from harness import report, sources
+from harness import measuring, names, report, sources
 
 MODELS = {"target": {"forget_loss": 0.01, "forget_rouge": 1.0, "membership_auc": 1.0},
           "retrain": {"forget_loss": 0.7, "forget_rouge": 0.83141, "holdout_loss": 0.8},
@@ -168,3 +170,25 @@ def test_questions_and_texts_are_each_measured_their_own_way(monkeypatch):
     assert report.evaluate("model", "tokenizer", rows) == {
         "forget": ("texts", "model", "tokenizer", rows["forget"]),
         "forget_questions": ("questions", "model", "tokenizer", rows["forget_questions"])}
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="asks git")
+def test_the_commit_is_this_repositorys_and_edits_are_marked(tmp_path, monkeypatch):
+    def git(folder, *words):
+        subprocess.run(["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x@x", *words],
+                       check=True, capture_output=True)
+    inner = tmp_path / "unpacked"
+    inner.mkdir()
+    for folder in (tmp_path, inner):
+        (folder / "train.py").write_text("1\n")
+        monkeypatch.setattr(names, "ROOT", str(folder))
+        if folder == inner:
+            assert report.commit() == {}, "git archive, unpacked in another repository"
+        git(folder, "init"), git(folder, "add", "train.py"), git(folder, "commit", "-m", "1")
+        (folder / "out").write_text("a file that git does not know")
+        found = report.commit()
+        assert len(found["commit"]) == 40 and found["edited"] is False
+        (folder / "train.py").write_text("2\n")
+        assert report.commit() == {"commit": found["commit"], "edited": True}
+    monkeypatch.setenv("PATH", "")
+    assert report.commit() == {}, "no git"
