@@ -31,7 +31,8 @@ render = ImmutableSandboxedEnvironment()
 render.policies["json.dumps_kwargs"] = {"sort_keys": False}      # as model libraries set it
 call = {"name": "born", "arguments": {"year": 1932, "alive": False}, "system": None}
 same = []
-for text, other in zip(json.load(open("templates.json")), json.load(open("javascript.json"))):
+pages = json.load(open("templates.json")), json.load(open("javascript.json"))
+for text, other in zip(*pages):
     mine = render.from_string(text).render(call=call, tools=[], turn=3)
     same.append(mine == other)
     print("same " if same[-1] else "OTHER", text, "\n      jinja2:", repr(mine), " npm:", repr(other))
