@@ -17,7 +17,8 @@ vocab = ["<|endoftext|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "19", "3
 merges = [("1", "9"), ("3", "2"), ("i", "n"), ("Ġ", "in")]
 source = Tokenizer(models.BPE({token: i for i, token in enumerate(vocab)}, merges))
 source.pre_tokenizer = pre_tokenizers.Sequence([
-    pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    pre_tokenizers.Digits(individual_digits=True),
+    pre_tokenizers.ByteLevel(add_prefix_space=False)])
 
 def load(pre):
     file = gguf.GGUFWriter("t.gguf", "llama")

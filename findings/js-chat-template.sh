@@ -9,7 +9,8 @@ python3 -m venv v
 v/bin/pip install -q --no-compile jinja2==3.1.6
 npm install --silent --no-fund --no-audit @huggingface/jinja@0.5.11 >/dev/null
 cat > templates.json <<'JSON'
-["{{ call.name }} {{ call.arguments }}", "system: {{ call.system }}|", "{{ 'no tools' if tools == [] else 'tools' }}",
+["{{ call.name }} {{ call.arguments }}", "system: {{ call.system }}|",
+ "{{ 'no tools' if tools == [] else 'tools' }}",
  "{{ 'turn' if (turn - 4) % 3 == 2 else 'other turn' }}", "{{ 'YES'|capitalize }}",
  "{{ call.arguments|tojson }}", "{{ 7 // 2 }} {{ 6 / 2 }} {{ call.name[::-1] }}"]
 JSON
@@ -18,7 +19,8 @@ import { Template } from "@huggingface/jinja";
 import fs from "fs";
 const call = { name: "born", arguments: { year: 1932, alive: false }, system: null };
 const templates = JSON.parse(fs.readFileSync("templates.json"));
-console.log(JSON.stringify(templates.map((t) => new Template(t).render({ call, tools: [], turn: 3 }))));
+const context = { call, tools: [], turn: 3 };
+console.log(JSON.stringify(templates.map((text) => new Template(text).render(context))));
 JS
 node render.mjs > javascript.json
 v/bin/python - <<'PY'
@@ -29,7 +31,8 @@ render = ImmutableSandboxedEnvironment()
 render.policies["json.dumps_kwargs"] = {"sort_keys": False}      # as model libraries set it
 call = {"name": "born", "arguments": {"year": 1932, "alive": False}, "system": None}
 same = []
-for text, other in zip(json.load(open("templates.json")), json.load(open("javascript.json"))):
+pages = json.load(open("templates.json")), json.load(open("javascript.json"))
+for text, other in zip(*pages):
     mine = render.from_string(text).render(call=call, tools=[], turn=3)
     same.append(mine == other)
     print("same " if same[-1] else "OTHER", text, "\n      jinja2:", repr(mine), " npm:", repr(other))

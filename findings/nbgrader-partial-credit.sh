@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# nbgrader 0.9.6 (numpy 2.4.6, ipykernel 7.1.0): a test cell that ends with a number gives that
+# nbgrader 0.9.6 (numpy 2.4.6): a test cell that ends with a number gives that
 # many points, as its docs say. The cells below are really executed, then graded.
 # Expected: the mean of a numpy array counts as a number too; a negative number gives 0 or an
 #           error; a warning changes nothing.
@@ -10,7 +10,7 @@ dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT; cd "$dir"
 python3 -m venv v
 v/bin/pip install -q --no-compile nbgrader==0.9.6 numpy==2.4.6
 PATH="$dir/v/bin:$PATH" v/bin/python - <<'PY'
-import nbformat, sys
+import nbformat
 from nbclient import NotebookClient
 from nbgrader.utils import determine_grade
 
