@@ -24,13 +24,29 @@ import assignments
 from assignments import blank, grade, package, recorder, submissions
 from assignments.blank import ROOT
 
+
 def state():
     """What a student's copy remembers: {"assignment": number, "part": folder, "points": ...,
     "hints": ...}; {} in the project itself."""
-    if not os.path.exists(os.path.join(ROOT, blank.STATE)):
-        return {}
-    return json.loads(blank.read_text(ROOT, blank.STATE))
+    there = os.path.exists(os.path.join(ROOT, blank.STATE))
+    return json.loads(blank.read_text(ROOT, blank.STATE)) if there else {}
 
+
+def remember(**facts):
+    blank.write_text(ROOT, blank.STATE, json.dumps({**state(), **facts}) + "\n")
+
+
+def own_copy(a, what):
+    """What this student's copy remembers. ValueError unless it is one of that assignment."""
+    kept = state()
+    if kept.get("assignment") != a.number:
+        where = f"a copy of assignment {kept['assignment']}" if kept else "no student's copy"
+        raise ValueError(f"{what}: this is {where}: `python -m assignments start {a.number} DIR` "
+                         f"makes one of assignment {a.number}; go on there")
+    return kept
+
+
+# --------------------------------------------------------------------------- the student's
 
 def show_list(found):
     kept = state()
@@ -44,40 +60,20 @@ def show_list(found):
         print(f"{n:2}  {a.title:44} {a.total:6}  {a.by_hand:7}  {a.minutes:7}  {now}".rstrip())
 
 
-def start(a, folder):
-    blank.start(a, folder, ROOT)
-    first = os.path.join(folder, next(iter(a.points)))           # bug1, where there are bugs
-    print(f"{folder}: assignment {a.number}, {a.title}. Go on with:\n"
-          f"  cd {quoted(first)}\n  python -m assignments show")
+def show(a, args):
+    print(a.task.strip())
+    warn_of_syntax(a)
 
 
-def quoted(path):
-    return f'"{path}"' if " " in path else path
+def start(a, args):
+    blank.start(a, args.folder, ROOT)
+    first = os.path.normpath(os.path.join(args.folder, next(iter(a.points))))     # bug1, ...
+    first = f'"{first}"' if " " in first else first
+    print(f"{args.folder}: assignment {a.number}, {a.title}. Go on with:\n"
+          f"  cd {first}\n  python -m assignments show")
 
 
-def handout(a, folder):
-    if os.path.lexists(folder + ".zip"):
-        raise ValueError(f"{folder}.zip exists: give another name")
-    start(a, folder)
-    at, name = os.path.split(os.path.abspath(folder))
-    print(f"The same as a file: {shutil.make_archive(folder, 'zip', at, name)}")
-
-
-def own_copy(a, what):
-    """What this student's copy remembers. ValueError unless it is one of that assignment."""
-    kept = state()
-    if kept.get("assignment") != a.number:
-        where = f"a copy of assignment {kept['assignment']}" if kept else "no student's copy"
-        raise ValueError(f"{what}: this is {where}: `python -m assignments start {a.number} DIR` "
-                         f"makes one of assignment {a.number}; go on there")
-    return kept
-
-
-def remember(**facts):
-    blank.write_text(ROOT, blank.STATE, json.dumps({**state(), **facts}) + "\n")
-
-
-def check(a):
+def check(a, args):
     """Grade this copy as the teacher does, and show each failure."""
     part = own_copy(a, "check")["part"]
     print(f"Checking {', '.join(a.files)}. This takes some ten seconds; an endless loop is stopped "
@@ -87,9 +83,8 @@ def check(a):
         one = a._replace(points={"": a.points[part]})
         score = grade.score(one, ROOT, os.path.join(folder, part))
     for test, (got, of, lines) in score.tests.items() if score.status == "graded" else ():
-        claim, *rest = lines if len(lines) > 1 else [
-            test.partition("::test_")[2].replace("_", " "), *lines]
-        print("\n         ".join([f"{got:2} of {of}  {claim}", *rest]))
+        name = test.partition("::test_")[2].replace("_", " ")
+        print("\n         ".join([f"{got:2} of {of}  {name}", *lines]))
     print("\n".join([*score.left_out, f"{score.points} of {score.total} points; {score.why}"]))
     remember(points=score.points)
     if score.status == "graded" and score.points < score.total:
@@ -98,11 +93,12 @@ def check(a):
               "A hint: python -m assignments hint")
 
 
-def hint(a):
+def hint(a, args):
     """Show the next hint, and remember that it was shown."""
     n = min(own_copy(a, "hint").get("hints", 0) + 1, len(a.hints))
     print(f"Hint {n} of {len(a.hints)}. {a.hints[n - 1].strip()}\n{len(a.hints) - n} left.")
     remember(hints=n)
+    warn_of_syntax(a)
 
 
 def warn_of_syntax(a):
@@ -113,70 +109,76 @@ def warn_of_syntax(a):
             print(f"assignments: {file}, line {e.lineno}: {e.msg}", file=sys.stderr)
 
 
-def grade_all(a, paths, files):
-    """Print a line a submission, and write the files {path: grade.as_csv or grade.as_json} after
-    each. Returns the exit code: 1 if there was a submission without anything to grade."""
-    rows = {}
-    for path, form in files.items():                       # better now than after all grading
-        grade.save(path, form(a, []))
+# --------------------------------------------------------------------------- the teacher's
+
+def handout(a, args):
+    if os.path.lexists(args.folder + ".zip"):
+        raise ValueError(f"{args.folder}.zip exists: give another name")
+    start(a, args)
+    at, name = os.path.split(os.path.abspath(args.folder))
+    print(f"The same as a file: {shutil.make_archive(args.folder, 'zip', at, name)}")
+
+
+def make_package(a, args):
+    print(package.make(a, args.folder, args.target, ROOT))
+
+
+def grade_all(a, args):
+    """Print a line a submission, and write the files after each. Returns the exit code: 1 if there
+    was nothing to grade in some of them."""
+    files = [(args.csv, grade.as_csv), (args.json, grade.as_json)]
+    files, rows = [(path, form) for path, form in files if path], {}
     with tempfile.TemporaryDirectory() as scratch:
-        found = submissions.find(paths, a, scratch)
-        blank.pristine(a, os.path.join(scratch, "pristine"), ROOT)
-        for i, score in grade.grade(a, [s.folder for s in found], os.path.join(scratch, "pristine")):
-            rows[i] = found[i], score
-            for path, form in files.items():
+        pristine = os.path.join(scratch, "pristine")
+        found = submissions.find(args.paths, a, scratch)
+        for path, form in files:                       # better now than after all grading
+            grade.save(path, form(a, []))
+        blank.pristine(a, pristine, ROOT)
+        for i, score in grade.grade(a, [who.folder for who in found], pristine):
+            rows[i] = grade.entry(found[i], score)
+            for path, form in files:
                 grade.save(path, form(a, [rows[j] for j in sorted(rows)]))
-            entry = grade.entries([rows[i]])[0]
-            points = "  -" if entry["points"] is None else f"{score.points:3}"
+            points = "  -" if rows[i]["points"] is None else f"{score.points:3}"
             print(f"{points} of {score.total}  {' '.join(filter(None, found[i][1:3]))}: "
-                  f"{'; '.join([score.why, *entry['notes']])}", flush=True)
-    return int(any(score.status == "nothing to grade" for _, score in rows.values()))
+                  f"{'; '.join([score.why, *rows[i]['notes']])}", flush=True)
+    return int(any(row["points"] is None for row in rows.values()))
 
 
-def fail(message):
-    raise ValueError(f"{message}; `python -m assignments --help` shows how")
+# --------------------------------------------------------------------------- the command line
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ValueError(f"{message}; `python -m assignments --help` shows how")
+
+
+def parser():
+    main = Parser(prog="python -m assignments", usage=__doc__, allow_abbrev=False)
+    commands = main.add_subparsers(dest="what", parser_class=Parser)
+    for name, run in (("show", show), ("check", check), ("hint", hint), ("start", start),
+                      ("handout", handout), ("package", make_package), ("grade", grade_all)):
+        one = commands.add_parser(name, usage=__doc__, allow_abbrev=False)
+        one.set_defaults(run=run)
+        one.add_argument("number", type=int, nargs="?" if name in ("show", "check", "hint") else None)
+        if name in ("start", "handout", "package"):
+            one.add_argument("folder")
+        if name == "package":
+            one.add_argument("--for", dest="target", choices=package.TARGETS, required=True)
+        if name == "grade":
+            one.add_argument("paths", nargs="+")
+            one.add_argument("--csv")
+            one.add_argument("--json")
+    return main
 
 
 def command(argv):
-    parser = argparse.ArgumentParser(prog="python -m assignments", usage=__doc__,
-                                     allow_abbrev=False)
-    parser.add_argument("what", nargs="?", default="list", choices=(
-        "list", "show", "start", "check", "hint", "handout", "grade", "package"))
-    parser.add_argument("number", nargs="?", type=int)
-    parser.add_argument("paths", nargs="*")
-    parser.add_argument("--csv")
-    parser.add_argument("--json")
-    parser.add_argument("--for", dest="target", choices=package.TARGETS)
-    parser.error = fail
-    args, found = parser.parse_intermixed_args(argv), assignments.load(ROOT)
-    what, kept = args.what, state()
-    if what == "list":
+    args, found = parser().parse_args(argv), assignments.load(ROOT)
+    if not args.what:
         return show_list(found)
-    number = kept.get("assignment") if args.number is None else args.number
+    number = state().get("assignment") if args.number is None else args.number
     if number not in found:
-        fail(f"{what} {'without a number' if number is None else number}: choose an assignment "
-             f"from {min(found)} to {max(found)}")
-    a = found[number]
-    if what == "grade":
-        if not args.paths:
-            fail(f"grade {number}: name the submissions after the number")
-        return grade_all(a, args.paths, {path: form for path, form in (
-            (args.csv, grade.as_csv), (args.json, grade.as_json)) if path})
-    if len(args.paths) != (what in ("start", "handout", "package")):
-        fail(f"{what} {number}: " + ("name one new folder after the number" if what in (
-            "start", "handout", "package") else f"{' '.join(args.paths)} is too much"))
-    if what == "package" and not args.target:
-        fail(f"package {number}: add --for {' or --for '.join(package.TARGETS)}")
-    if what == "package":
-        return print(package.make(a, args.paths[0], args.target, ROOT))
-    if what in ("start", "handout"):
-        return {"start": start, "handout": handout}[what](a, args.paths[0])
-    if what == "show":
-        print(a.task.strip())
-    else:
-        {"check": check, "hint": hint}[what](a)
-    if what != "check" and kept:
-        warn_of_syntax(a)
+        raise ValueError(f"{args.what} {'without a number' if number is None else number}: choose an "
+                         f"assignment from {min(found)} to {max(found)}")
+    return args.run(found[number], args)
 
 
 def main(argv=None):

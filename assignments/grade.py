@@ -1,13 +1,11 @@
 """The shipped tests as graders: a submission's points, test by test.
 
 Each submission runs in a process of its own, in a pristine copy of the project that gets the
-student's functions (merge.bring). The process has limits on time, on memory and on what it writes
-to a file; what it prints is thrown away. It reports through a file of random name. A test that did
-not run has 0 of its points.
+student's functions (merge.bring). The process has limits on time, memory and files (recorder.py);
+what it prints is thrown away. A test that did not run has 0 of its points.
 
-What this stops: endless loops, exits, printed results, edited tests, changed functions of pytest or
-torch. What it does not stop: somebody who means to break out. Student and grader share one user's
-rights. For a class that you do not trust, grade in a container; Gradescope and GitHub do.
+This stops accidents and cheap tricks: endless loops, exits, printed results, edited tests, changed
+functions of pytest or torch. It is no sandbox: the submission has the rights of whoever grades.
 """
 import csv
 import io
@@ -82,7 +80,7 @@ def score(a, folder, pristine, time_limit=TIME_LIMIT):
     if not folder:
         why = f"nothing to grade: no {' or '.join(a.files)} found"
         return together(parts)._replace(status="nothing to grade", why=why)
-    return together(parts) if len(parts) > 1 else parts[part]
+    return together(parts)
 
 
 def run(student, pristine, functions, points, time_limit):
@@ -118,6 +116,7 @@ def judge(points, records, ended):
     facts = {k: v for record in records for k, v in record.items()}
     cases = {record["test"]: record["lines"] for record in records if "lines" in record}
     collected, tests = facts.get("collected", []), {}
+    cases = {} if "changed" in facts else cases
     for test, of in points.items():
         mine = [c for c in collected if c == test or c.startswith(test + "[")]
         failed = [lines for lines in (cases.get(c, ["did not run"]) for c in mine) if lines]
@@ -137,7 +136,7 @@ def verdict(facts, unfinished, ended):
     if "end" not in facts:
         return "stopped", f"{ended}, in {facts['begin']}" if "begin" in facts else ended
     if "changed" in facts:
-        return "graded", f"changed {facts['changed']}: that test and all later ones count 0"
+        return "graded", f"changed {facts['changed']}: no test counts"
     if facts["none_begun"]:
         return "not begun", "not begun: all is as it was handed out"
     if unfinished:
@@ -147,8 +146,10 @@ def verdict(facts, unfinished, ended):
 
 def together(parts):
     """One Score of the Scores of an assignment's folders: {folder: Score}."""
+    if list(parts) == [""]:
+        return parts[""]
     statuses = {score.status for score in parts.values()}
-    return Score({f"{part} {test}".strip(): points for part, score in parts.items()
+    return Score({f"{part} {test}": points for part, score in parts.items()
                   for test, points in score.tests.items()},
                  statuses.pop() if len(statuses) == 1 else "graded",
                  "; ".join(f"{part}: {score.why}" for part, score in parts.items()),
@@ -157,33 +158,31 @@ def together(parts):
 
 # --------------------------------------------------------------------------- files
 
-def as_csv(a, rows):
-    """[(Submission, Score)] as a table: a line each, the points of each test behind the rest."""
+def entry(who, score):
+    """A Submission and its Score as a dict. points: None, not 0, if there was nothing to grade."""
+    return {"student": who.student, "id": who.id, "path": who.path, "status": score.status,
+            "points": None if score.status == "nothing to grade" else score.points,
+            "of": score.total, "why": score.why, "notes": [who.note] * bool(who.note) +
+            score.left_out, "tests": [{"name": name, "points": got, "of": of, "lines": lines}
+                                      for name, (got, of, lines) in score.tests.items()]}
+
+
+def as_csv(a, entries):
+    """A table: a line a submission, the points of each test behind the rest."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = [f"{part} {test}".strip() for part, tests in a.points.items() for test in tests]
-    writer.writerow(["student", "id", "status", "points", "of", "why", *names])
-    for entry in entries(rows):
-        writer.writerow([entry[key] for key in ("student", "id", "status", "points", "of")] +
-                        ["; ".join([entry["why"], *entry["notes"]])] +
-                        ["" if entry["points"] is None else t["points"] for t in entry["tests"]])
+    writer.writerow(["student", "id", "status", "points", "of", "why", *(
+        f"{part} {test}".strip() for part, tests in a.points.items() for test in tests)])
+    for e in entries:
+        writer.writerow([e["student"], e["id"], e["status"], e["points"], e["of"],
+                         "; ".join([e["why"], *e["notes"]]),
+                         *("" if e["points"] is None else t["points"] for t in e["tests"])])
     return out.getvalue()
 
 
-def as_json(a, rows):
+def as_json(a, entries):
     """The same with the lines on each failed test; one shape however many there are."""
-    return json.dumps({"assignment": a.number, "of": a.total, "submissions": entries(rows)},
-                      indent=1) + "\n"
-
-
-def entries(rows):
-    """A dict for each (Submission, Score). points: None, not 0, where there was nothing to grade"""
-    return [{"student": who.student, "id": who.id, "path": who.path, "status": score.status,
-             "points": None if score.status == "nothing to grade" else score.points,
-             "of": score.total, "why": score.why, "notes": [who.note] * bool(who.note) +
-             score.left_out, "tests": [{"name": name, "points": got, "of": of, "lines": lines}
-                                       for name, (got, of, lines) in score.tests.items()]}
-            for who, score in rows]
+    return json.dumps({"assignment": a.number, "of": a.total, "submissions": entries}, indent=1) + "\n"
 
 
 def save(path, text):

@@ -29,8 +29,10 @@ def make(a, folder, target, root=ROOT):
     blank.refuse_used(folder)
     own = os.path.join(folder, *(("autograders", slug) if target == "classroom50" else ("source",)))
     blank.start(a, os.path.join(own, "project"), root)
-    for part in a.points:
-        lean(os.path.join(own, "project", part), part == next(iter(a.points)))
+    for part in a.points:                         # what the tests need is packed: blank.PRISTINE
+        for top in ("README.md", "assets", "docs", "experiments", "harness", "tests", "theory"):
+            at = os.path.join(own, "project", part, top)
+            os.remove(at) if os.path.isfile(at) else shutil.rmtree(at, ignore_errors=True)
     for name in sorted(os.listdir(os.path.join(HERE, target))):
         text = blank.read_text(os.path.join(HERE, target), name)
         for key, value in (("SLUG", slug), ("TITLE", a.title), ("POINTS", a.total), ("N", a.number),
@@ -46,17 +48,6 @@ def make(a, folder, target, root=ROOT):
         shutil.make_archive(os.path.join(folder, "autograder"), "zip", own)
         shutil.rmtree(own)
     return f"{folder}: open {os.path.join(folder, 'UPLOAD.txt')} and do what it says"
-
-
-def lean(project, whole):
-    """Leave of a copy what the grader reads; unless `whole`, its packed code alone."""
-    for at, _, names in os.walk(project):
-        for name in names:
-            path = os.path.join(at, name)
-            file = os.path.relpath(path, project).replace(os.sep, "/")
-            if file != blank.PRISTINE and not (whole and re.search(
-                    r"^\.assignments|^assignments/|^[a-z]+\.py$|^requirements", file)):
-                os.remove(path)
 
 
 def gradescope(score):

@@ -74,7 +74,7 @@ class Recorder:
     """A pytest plugin: tells what was collected, and of each test whether it passed and why not."""
 
     def __init__(self, tell):
-        self.tell, self.right, self.lines, self.changed, self.told = tell, False, [], None, set()
+        self.tell, self.right, self.lines, self.told = tell, False, [], set()
         self.parts = parts({n for n in sys.modules if n in WATCHED or n.startswith("_pytest.")})
 
     def pytest_collectreport(self, report):
@@ -99,13 +99,10 @@ class Recorder:
             self.right = True
 
     def pytest_runtest_logfinish(self, nodeid):
-        if not self.changed:
-            self.changed = next((f"{label}.{name}" for owner, label, name, value in self.parts
-                                 if vars(owner).get(name) is not value), None)
-            if self.changed:
-                self.tell(changed=self.changed)
-        lines = [f"{self.changed} was changed"] if self.changed else self.lines
-        self.tell(test=nodeid, lines=lines or ([] if self.right else ["did not run"]))
+        for owner, label, name, value in self.parts:
+            if vars(owner).get(name) is not value:
+                self.tell(changed=f"{label}.{name}")
+        self.tell(test=nodeid, lines=self.lines or ([] if self.right else ["did not run"]))
 
 
 def parts(modules):
@@ -119,12 +116,11 @@ def parts(modules):
 
 def explained(item, excinfo):
     """A failure in four lines at most: the claim, which is the first sentence of the test's
-    docstring or its name in words; the statement of the test that broke; the values in it; what
-    came out and what was expected."""
-    claim = (item.function.__doc__ or item.originalname.removeprefix("test_").replace("_", " "))
-    claim = " ".join(claim.split()).partition(". ")[0].rstrip(".")
+    docstring; the statement of the test that broke; the values in it; what came out and what was
+    expected."""
+    claim = " ".join((item.function.__doc__ or "").split()).partition(". ")[0].rstrip(".")
     inside = [entry for entry in excinfo.traceback if str(entry.path) == str(item.path)]
-    last, lines = excinfo.traceback[-1], [cut(claim)]
+    last, lines = excinfo.traceback[-1], [cut(claim)] if claim else []
     if inside:
         statement = str(inside[-1].statement)
         lines += [cut(f"tested {statement}"), *inputs(statement, inside[-1].frame.f_locals)]
@@ -146,25 +142,24 @@ def inputs(statement, values):
 
 def got(excinfo, last, outside):
     """What came out, and what was expected. last: where it was raised; outside: not in the test."""
-    text = str(excinfo.value).replace("where False = all(<", "not all of <")
+    text = str(excinfo.value)
+    lines = text.splitlines() or [""]
     if excinfo.type.__name__ == "Failed" and "DID NOT RAISE" in text:
         return f"no exception, expected {text.split('DID NOT RAISE')[1].strip()}"
-    lines = text.splitlines() or [""]
     if not isinstance(excinfo.value, AssertionError) or outside:
         return f"{excinfo.type.__name__}: {lines[0]}" + (f" (in {last.name})" if outside else "")
     start = next((i for i, line in enumerate(lines) if line.startswith("assert ")), 0)
     shown = clean(lines[start]).removeprefix("assert ")
-    because = next((line for line in lines[start + 1:] if line.lstrip().startswith("+")), "")
-    because = clean(because).strip(" +").removeprefix("where False = ")
-    if because.startswith("allclose("):                    # of what came out and what should
-        shown = because.removeprefix("allclose(").replace("), ", ") == ", 1)
+    if shown == "False":                         # of `assert close(a, b)`: pytest's next line
+        shown = clean(" ".join(lines[start + 1:start + 2])).removeprefix(" + where False = ")
+        shown = re.sub(r"^allclose\((.*?\)), ", r"\1 == ", shown)
     left, equal, right = shown.partition(" == ")
-    if not equal or left.count("(") != left.count(")") or " == " in right or " and " in shown:
-        return because if shown == "False" and because else shown
+    if not equal or left.count("(") != left.count(")") or " and " in shown:
+        return shown
     # show where they begin to differ
     at = next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), 0) - 20
-    at = at if at > 10 else 0
-    return ", expected ".join(cut(side[at:], WIDTH // 2 - 13) for side in (left, right))
+    return ", expected ".join(cut(side[at if at > 10 else 0:], WIDTH // 2 - 13)
+                              for side in (left, right))
 
 
 def clean(text):

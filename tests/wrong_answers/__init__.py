@@ -41,7 +41,7 @@ def around(bug):
     source = blank.read_text(ROOT, bug.file)
     blank.replaced(source, bug)                  # says so if the lines are not there
     line = source[:source.index(bug.old.lstrip("\n"))].count("\n") + 1
-    path, body = [], ast.parse(source).body
+    path, body = [], blank.parsed(source).body
     while body:
         node = next((n for n in body if hasattr(n, "name") and n.lineno <= line <= n.end_lineno), None)
         path, body = (path + [node.name], node.body) if node else (path, None)

@@ -79,7 +79,7 @@ def edited(a, at, pristine):
         alone, check = scores[3 * i], scores[3 * i + 1]
         if as_pytest[i].points != a.total:
             yield f"{a.number}: {name}: pytest does not accept it: {as_pytest[i].why}"
-        if alone != check or (alone.points < a.total and not alone.left_out) or \
+        if (alone.points, alone.left_out) != (check.points, check.left_out) or (alone.points < a.total and not alone.left_out) or \
                 (must_keep and alone.points < a.total):
             yield f"{a.number}: {name}: {alone.points}, {check.points} of {a.total}, {alone.left_out}"
     return len(some)
