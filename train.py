@@ -38,8 +38,8 @@ class Config:
     """Every flag of the command line, with its type, default and help."""
     # data
     tiny: bool = flag(False, "the built-in data; the default where --data is not given")
-    data: str = flag("", "TOFU's folder, a file of rows or a folder of texts (README, \"Your own "
-                     "data\"); muse: the built-in authors as texts")
+    data: str = flag("", "TOFU's folder, a file of rows or a folder of texts "
+                     "(docs/data.md); muse: the built-in authors as texts")
     forget: str = flag("forget10", "share of the authors to forget", choices=tuple(SPLITS))
     authors: int = flag(160, "how many authors in all", data=200)
     documents: int = flag(0, "MUSE's folder: so many documents of each file; default: all")
@@ -240,7 +240,8 @@ def prepare(config):
                 "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
     if config.level and not examples["holdout"]:
         raise ValueError(f"--level: {config.data} has no holdout rows to measure the level on")
-    # With fewer rows the gradient at a memorised minimum is mostly noise (README, "The batch").
+    # With fewer rows the gradient at a memorised minimum is mostly noise (experiments/README.md, "The
+    # batch").
     share = 4 if config.level else 2
     config = replace(config, batch=config.batch or min(400, -(-len(examples["retain"]) // share)))
     flags.check_processes(config, examples)
