@@ -3,9 +3,8 @@
     python train.py --tiny                          built-in data, a minute on two cores
     python train.py --tiny --method gdiff           another method, from the cached models
     python train.py --data DIR --authors 40         TOFU's published files in DIR
-    torchrun --nproc_per_node 2 train.py --tiny     the same run, shared by two processes
 
-In this order: the settings, a batch's loss, training, unlearning (its mathematics is ngdiff.py's),
+In this order: the settings, a batch's loss, `train`, `unlearn` (its mathematics is ngdiff.py's),
 the data and models of a run, and `main`, which joins them.
 """
 import copy
@@ -181,10 +180,9 @@ def unlearn(stage, target, examples, config):
     batches = task_batches(target, examples, config, stage.step)
     for step in range(stage.step, stage.steps):
         retain, forget = next(batches)
-        measured = {}
-        if config.level and step % LEVEL_EVERY == 0:
-            measured = measuring.level(model, examples)
-            level = measured["level"]
+        at_level = config.level and step % LEVEL_EVERY == 0
+        measured = measuring.level(model, examples) if at_level else {}
+        level = measured.get("level", level)
         try:
             numbers = ngdiff.step(
                 loss_functions(model, retain, config),
@@ -195,9 +193,6 @@ def unlearn(stage, target, examples, config):
         except ngdiff.Stationary as e:
             stage.stopped = f"at step {step}: {e}"
             break
-        except FloatingPointError as e:
-            raise FloatingPointError(f"{stage.title}, step {step}: {e}: try a smaller --lr"
-                                     ) from None
         stage.record(step, cos=numbers.cos, **numbers._asdict(), **measured)
         stage.save(step + 1, vars(state))
 
@@ -238,13 +233,10 @@ def prepare(config):
     # removes its facts.
     examples = {"retain": encoded["retain"] + encoded.get("retain_questions", []),
                 "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
-    if config.level and not examples["holdout"]:
-        raise ValueError(f"--level: {config.data} has no holdout rows to measure the level on")
-    # With fewer rows the gradient at a memorised minimum is mostly noise (experiments/README.md, "The
-    # batch").
-    share = 4 if config.level else 2
-    config = replace(config, batch=config.batch or min(400, -(-len(examples["retain"]) // share)))
-    flags.check_processes(config, examples)
+    # With fewer rows the gradient at a memorised minimum is mostly noise.
+    share = -(-len(examples["retain"]) // (4 if config.level else 2))
+    config = replace(config, batch=config.batch or min(400, share))
+    flags.check_sets(config, examples)
     learned = {title: [e for name in encoded if not name.startswith(without)
                        for e in encoded[name]]
                for title, without in (("target", "holdout"), ("retrain", ("holdout", "forget")))}

@@ -143,8 +143,11 @@ def check(config, given):
                          f"{size:.2g} parameters: 4 billion at most")
 
 
-def check_processes(config, examples):
-    """ValueError if some process would get no row of some batch or set."""
+def check_sets(config, examples):
+    """ValueError if --level has no holdout rows, or if some process would get no row of some batch
+    or set."""
+    if config.level and not examples["holdout"]:
+        raise ValueError(f"--level: {config.data} has no holdout rows to measure the level on")
     n = processes.rank_and_size()[1]
     sets = [len(some) for some in examples.values() if some]
     fewest = min(config.batch // 2, config.train_batch // 2, *sets)
