@@ -41,8 +41,8 @@ def ready(argv):
 
 
 def follow(run, target, weigh, every=0):
-    """(log, model) of NGDiff's steps on a copy of `target`, with a, b = weigh(Numbers). The log ends
-    where the numbers run away. Every `every` steps it has `best_rates`."""
+    """(log, model) of NGDiff's steps on a copy of `target`, with a, b = weigh(Numbers). The log
+    ends where the numbers run away. Every `every` steps it has `best_rates`."""
     model, config, lr, log = copy.deepcopy(target), run.config, run.config.lr, []
     params = ngdiff.movable(model.parameters())
     everything = train.loss_functions(
@@ -90,9 +90,9 @@ def norms(run):
     target, shown = train.train_both(run)["target"].model, {}
     for name, weigh in VARIANTS.items():
         log, model = follow(run, target, weigh)
+        fits = ", ".join(row["status"] for row in log if row["status"])
         retain, forget = (np.mean(measuring.measure(model, run.tokenizer, run.rows[k])["rouge"])
                           for k in ("retain", "forget"))
-        fits = ", ".join(row["status"] for row in log if row["status"])
         print(f"{name:22} retain ROUGE {retain:.3f}  forget ROUGE {forget:.3f}  "
               f"last lr {log[-1]['lr']:.3g}  AutoLR: {fits}")
         shown[f"{name}\nROUGE: retain {retain:.2f}, forget {forget:.2f}"] = log

@@ -100,8 +100,8 @@ def decayed(run, target, decay):
 
 
 def settings(run, target):
-    """{setting: [curve, retain ROUGE]} after unlearning the Stage `target` with each of the SETTINGS
-    and DECAYS."""
+    """{setting: [curve, retain ROUGE]} after unlearning `target`, a Stage, with each of the
+    SETTINGS and DECAYS."""
     models = {}
     for name, change in SETTINGS.items():
         if "batch" in change:
