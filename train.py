@@ -192,6 +192,7 @@ def unlearn(stage, target, examples, config):
                 if config.dtype != "float32" else None)
         except ngdiff.Stationary as e:
             stage.stopped = f"at step {step}: {e}"
+            stage.save(step, vars(state))
             break
         stage.record(step, cos=numbers.cos, **numbers._asdict(), **measured)
         stage.save(step + 1, vars(state))

@@ -61,7 +61,7 @@ class Stage:
             agree([self.name, self.step])
             if self.step >= self.steps:
                 print(f"{self.title:>8}  from {path}", flush=True)
-            else:
+            elif not self.stopped:
                 files.check_folder("--cache", self.folder)
         self.begun, self.begun_seconds, self.clock = self.step, self.seconds, time.monotonic()
         self.saved_at = self.seconds
@@ -102,7 +102,7 @@ class Stage:
         self.step, self.optimizer = step, optimizer
         self.seconds, self.clock = self.seconds + now - self.clock, now
         due = self.seconds - self.saved_at > max(SAVE_EVERY, 20 * self.cost)
-        if self.folder and (due or step == self.steps):
+        if self.folder and (due or step == self.steps or self.stopped):
             write(self)
             self.cost, self.saved_at = time.monotonic() - now, self.seconds
 
