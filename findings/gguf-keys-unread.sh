@@ -9,7 +9,7 @@ set -euo pipefail
 dir=$(mktemp -d); trap 'rm -rf "$dir"' EXIT; cd "$dir"
 python3 -m venv v
 v/bin/pip install -q --no-compile torch==2.13.0 numpy==2.4.6 transformers==5.24.0 gguf==0.19.0 \
-    sentencepiece==0.2.3
+    sentencepiece==0.2.3 accelerate==1.15.0
 TQDM_DISABLE=1 v/bin/python - <<'PY'
 import gguf, numpy, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
