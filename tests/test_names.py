@@ -26,6 +26,7 @@ def watched(tmp_path_factory, plain):
     """{stage: {"module.name"} of the functions and classes that it runs and the constants that
     these read}: their names in Python's bytecode."""
     path, seen = tmp_path_factory.mktemp("watched"), {"training": set(), "unlearning": set()}
+    starts, ingredients = set(), names.ingredients
     module_of = {str(p): name for name, p in MODULES.items()}
 
     def run(stage, function):
@@ -43,12 +44,18 @@ def watched(tmp_path_factory, plain):
             return function()
         finally:
             sys.setprofile(None)
-    for flags in "--optimizer adam --level", "--method npo":
-        job = ready(path, *flags.split(), base=RUN)
-        target = train.training_stage(job, "target", 1)
-        run("training", lambda: train.train(target, job.learned["target"], job.config))
-        names.ingredients((train.unlearn, train.gpt.GPT, train.Stage), job.config, [])    # cached
-        run("unlearning", lambda: train.unlearned(job, target))
+    def remembered(functions, *arguments, **others):
+        starts.add(tuple((names.module_of(x), x.__name__) for x in functions))
+        return ingredients(functions, *arguments, **others)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "ingredients", remembered)
+        for flags in "--optimizer adam --level", "--method npo":
+            job = ready(path, *flags.split(), base=RUN)
+            target = train.training_stage(job, "target", 1)
+            run("training", lambda: train.train(target, job.learned["target"], job.config))
+            names.reach(STARTS["unlearning"])              # read before, and not watched
+            run("unlearning", lambda: train.unlearned(job, target))
+    assert starts == set(STARTS.values())
     return {stage: {x for x in found if x != "train.unlearned" and "names" not in x}
             for stage, found in seen.items()}
 

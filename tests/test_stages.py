@@ -186,8 +186,8 @@ def test_files_are_written_all_or_none_and_only_ones_own_leftovers_are_deleted(
 def write_15(folder, name, flock):
     """15 times three files of one content each; what another one wrote may come between."""
     if flock:
-        files.HOST, files.fcntl = name, types.SimpleNamespace(
-            flock=flock, LOCK_EX=2, LOCK_NB=4)
+        files.fcntl = types.SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4)
+        files.HOST = files.HOST if flock is without_locks else name
     for _ in range(15):
         files.write(folder, {file: name.encode() * 20000 for file in "abc"})
         with files.turn(folder):
