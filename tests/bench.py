@@ -1,6 +1,6 @@
 """How fast is it, compared with what the machine can do?  python -m tests.bench
 
-Without a GPU: float32, the shape of train.py --tiny, a minute or two on two cores. With a GPU:
+Without a GPU: float32, the shape of train.py --tiny, a minute on two cores. With a GPU:
 GPT-2 124M and XL, bfloat16 autocast over float32 parameters, first as they are and then through
 torch.compile. Weights and tokens are random.
 
@@ -8,11 +8,9 @@ Tasks to be compared run in turn, A B C A B C ...: three rounds to warm up, then
 value is the median over the rounds. A ratio divides it by what stands under `to`, round by round,
 and is the median of that: what slows the machine for a second slows both sides.
   limit        product of two square matrices, in the type that the model's products have
-  nominal      operations of a pass by the usual count: 2 x parameters x tokens forward, twice that
-               backward, the tied embedding once. It counts logits and last MLP at every position,
-               though the model computes them at the labelled positions alone
-  done         the matrix products that are computed, with attention's (the causal half). Only this
-               count has the limit as its limit. Neither counts norms, GELU, softmax and loss
+  done         operations of the matrix products that are computed, attention's included (the causal
+               half); logits and last MLP at the labelled positions only. Backward: twice forward's.
+               Norms, GELU, softmax and loss are not counted
   two passes   ngdiff.loss_and_grad on both batches: no step can do without
   GDiff        ngdiff.step, method "gdiff", c = 0.5. It computes the five numbers too, for the log:
                it costs what NGDiff costs
@@ -21,32 +19,29 @@ and is the median of that: what slows the machine for a second slows both sides.
   + AutoLR     the mean of nine such steps and one that also fits the learning rate
   peak memory  most bytes held during an NGDiff step with AutoLR. to: parameters + 2 gradients; the
                rest is activations. CPU: growth of a fresh process, 27 M parameters, 4 + 4 rows
+  training     a step of train.train, on the retain batch
+  measuring    harness.measuring's losses of as many rows, collating included
   generation   model.generate, compared with computing the whole prefix again for each token
-  last rows    an NGDiff step by batch size, by model size and by number of processes: gloo, one
-               thread and an equal share of the same rows for each
 """
 import gc
 import os
-import tempfile
 import time
 from dataclasses import replace
 from typing import NamedTuple
 
 import harness       # first: it sets how torch's threads wait
 import torch
-import torch.distributed as dist
 
 import ngdiff
 from data import Example
-from harness.processes import side_by_side, total
+from harness.measuring import token_losses
+from harness.processes import side_by_side
 from model import GPT, GPTConfig
-from train import Config, losses, split
+from train import Config, loss_functions, micro_batches
 
 # Every row has block_size = T tokens, of which the last T - T//2 + 1 are labels. Vocabulary and
 # rows of the retain and forget batch are those of train.py --tiny; T is its longest row.
 TINY, ROWS = GPTConfig(439, 25), (216, 48)
-SIZES = [("", TINY, rows) for rows in (8, 32, 128, 216)] + \
-    [(f", {L} x {C}", GPTConfig(439, 25, L, 4, C), 32) for L, C in ((4, 256), (6, 384))]
 BIG = GPTConfig(439, 25, 8, 8, 528)       # so large that activations are small beside it
 GPU = [(f"GPT-2 {name}, T {T}", GPTConfig(50257, T, *size), rows)
        for name, size, rows in (("124M", (12, 12, 768), 32), ("XL", (48, 25, 1600), 8))
@@ -83,12 +78,11 @@ def median(x):
 
 
 def operations(shape, rows):
-    """(nominal, done) operations of a forward pass over `rows` rows; the docstring above."""
+    """The operations "done" in a forward pass over `rows` rows; the docstring above."""
     L, C, V, T = shape.n_layer, shape.n_embd, shape.vocab_size, shape.block_size
     n, m = rows * T, rows * (T - T // 2 + 1)             # positions, and those labelled
-    parameters = V * C + T * C + L * (12 * C**2 + 13 * C) + 2 * C
     attention = L * n * (4 * C**2 + T * C)               # 4 products C x C, 2 with T/2 keys
-    return 2 * parameters * n, 2 * (attention + 8 * C**2 * ((L - 1) * n + m) + V * C * m)
+    return 2 * (attention + 8 * C**2 * ((L - 1) * n + m) + V * C * m)
 
 
 def product(side, config):
@@ -104,20 +98,32 @@ def setup(shape, config):
         return GPT(shape)
 
 
+def examples_of(shape, rows):
+    ids = torch.randint(shape.vocab_size, (rows, shape.block_size + 1)).tolist()
+    return [Example(row, shape.block_size // 2) for row in ids]
+
+
 def batch(model, rows, config):
-    """A batch of random tokens, as train.py's Parts."""
-    V, T = model.config.vocab_size, model.config.block_size
-    ids = torch.randint(V, (rows, T + 1)).tolist()
-    return split([Example(row, T // 2) for row in ids], config)
+    """A batch of random tokens, as train.py's MicroBatches."""
+    return micro_batches(examples_of(model.config, rows), config)
 
 
 def step(model, retain, forget, config, **options):
     """One step of train.unlearn, its second: no fit, unless the options (ngdiff.step's) say lazy=1.
     The learning rate is so small that all rounds measure the same model."""
     exact = replace(config, dtype="float32")
-    ngdiff.step(losses(model, retain, config), losses(model, forget, config), model.parameters(),
-                ngdiff.State(lr=1e-6, step=1), **options,
-                probe_on=losses(model, retain, exact) if exact != config else None)
+    ngdiff.step(loss_functions(model, retain, config), loss_functions(model, forget, config),
+                model.parameters(), ngdiff.State(lr=1e-6, step=1), **{"lazy": 0, **options},
+                probe_on=loss_functions(model, retain, exact) if exact != config else None)
+
+
+def training_step(model, rows, config, optimizer):
+    """One step of train.train, at a learning rate of 0."""
+    params = list(model.parameters())
+    for p, g in zip(params, ngdiff.loss_and_grad(loss_functions(model, rows, config), params)[1]):
+        p.grad = g
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 # --------------------------------------------------------------------------- the table's rows
@@ -125,26 +131,30 @@ def step(model, retain, forget, config, **options):
 def speed(model, rows, config, side, n):
     """Limit, passes and steps."""
     retain, forget = (batch(model, k, config) for k in rows)
-    tasks, params = [losses(model, x, config) for x in (retain, forget)], list(model.parameters())
+    tasks = [loss_functions(model, x, config) for x in (retain, forget)]
+    params, shape = list(model.parameters()), model.config
+    adamw = torch.optim.AdamW(params, lr=0, fused=True)
+    examples = examples_of(shape, rows[0])
     t = in_turn({
         "limit": product(side, config),
         "forward": lambda: ngdiff.loss_only(tasks[0]),
         "two passes": lambda: [ngdiff.loss_and_grad(task, params) for task in tasks],
         "GDiff": lambda: step(model, retain, forget, config, method="gdiff", c=0.5),
         "NGDiff": lambda: step(model, retain, forget, config),
-        "fit": lambda: step(model, retain, forget, config, lazy=1)}, n, config.device)
+        "fit": lambda: step(model, retain, forget, config, lazy=1),
+        "training step": lambda: training_step(model, retain, config, adamw),
+        "measuring": lambda: token_losses(model, examples)}, n, config.device)
     t["NGDiff + AutoLR every 10th"] = 0.9 * t["NGDiff"] + 0.1 * t["fit"]
     limit = 2 * side**3 / t["limit"]
     yield Row(f"limit, {side} x {side}", median(limit) / 1e9, "GFLOP/s", n)
     for name, of, passes, count in (("forward", "forward", 1, rows[0]),
                                     ("forward + backward", "two passes", 3, sum(rows))):
-        for kind, ops in zip(("nominal", "done"), operations(model.config, count)):
-            rate = passes * ops / t[of]
-            yield Row(f"{name}, {kind}", median(rate) / 1e9, "GFLOP/s", n, median(rate / limit),
-                      "limit")
+        rate = passes * operations(shape, count) / t[of]
+        yield Row(f"{name}, done", median(rate) / 1e9, "GFLOP/s", n, median(rate / limit), "limit")
     for name, to in (("two passes", ""), ("GDiff", "two passes"), ("NGDiff", "two passes"),
                      ("NGDiff + AutoLR every 10th", "two passes"),
-                     ("NGDiff + AutoLR every 10th", "NGDiff")):
+                     ("NGDiff + AutoLR every 10th", "NGDiff"), ("training step", "two passes"),
+                     ("measuring", "forward")):
         yield Row(name, median(t[name]) * 1e3, "ms", n, median(t[name] / t[to]) if to else None, to)
 
 
@@ -168,22 +178,6 @@ def generation(model, rows, config, n):
     for name, to in (("uncached", ""), ("cached", "uncached")):
         yield Row(f"generation, {rows} rows, {name}", rows * new / median(t[name]), "tokens/s", n,
                   median(t[to] / t[name]) if to else None, to)
-
-
-def sizes(cases, config, side, n):
-    """An NGDiff step of each (name, shape, rows of either batch), and its share of the limit."""
-    tasks = {"limit": product(side, config)}
-    for case in cases:
-        model = setup(case[1], config)
-        retain, forget = (batch(model, case[2], config) for _ in range(2))
-        tasks[str(case)] = lambda args=(model, retain, forget, config): step(*args)
-    t = in_turn(tasks, n, config.device)
-    for name, shape, rows in cases:
-        seconds = t[str((name, shape, rows))]
-        share = 6 * operations(shape, rows)[1] / seconds * t["limit"] / (2 * side**3)
-        yield Row(f"NGDiff, {rows} + {rows} rows{name}",
-                  2 * rows * shape.block_size / median(seconds), "tokens/s", n, median(share),
-                  "limit (done)")
 
 
 def memory_row(name, model, peak, before):
@@ -224,32 +218,6 @@ def memory_cpu():
     del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
 
-def process_child(rank, world, file, n):
-    """All rows in process 0, in turn with a share of them in each process."""
-    config = Config(device="cpu")
-    model = setup(TINY, config)
-    whole = [batch(model, rows, config) for rows in ROWS]     # `split` knows of no others yet
-    dist.init_process_group("gloo", f"file://{file}", rank=rank, world_size=world)
-    share = [batch(model, rows, config) for rows in ROWS]
-
-    def alone():
-        if rank == 0:
-            step(model, *whole, config)
-        dist.barrier()
-    t = in_turn({1: alone, world: lambda: step(model, *share, config, total=total)}, n)
-    dist.destroy_process_group()
-    return t
-
-
-def gloo(world, n):
-    with tempfile.TemporaryDirectory() as folder:
-        jobs = [(rank, world, os.path.join(folder, "meet"), n) for rank in range(world)]
-        t = dict(side_by_side(process_child, jobs, world, 1))[0]
-    yield Row("NGDiff, 1 process", median(t[1]) * 1e3, "ms", n)
-    yield Row(f"NGDiff, {world} processes", median(t[world]) * 1e3, "ms", n,
-              median(t[world] / t[1]), "1 process")
-
-
 def show(title, *tables):
     print(f"\n{title:34} {'value':>10} {'unit':8} {'ratio':>6}  {'to':13} rounds")
     for rows in tables:
@@ -262,8 +230,7 @@ def on_gpu(name, shape, rows):
     config, side, n = Config(device="cuda", dtype="bfloat16"), 8192, 21
     model = setup(shape, config)
     show(name, speed(model, (rows, rows), config, side, n),
-         memory_gpu(model, (rows, rows), config), generation(model, rows, config, n // 4),
-         sizes([("", shape, k) for k in (rows // 4, rows)], config, side, n // 4))
+         memory_gpu(model, (rows, rows), config), generation(model, rows, config, n // 4))
     # fullgraph: what will not compile is an error, and never quietly runs as it is.
     model = torch.compile(model, fullgraph=True, dynamic=False)
     show(f"{name}, compiled", speed(model, (rows, rows), config, side, n),
@@ -276,8 +243,7 @@ def main():
         config = Config(device="cpu")
         model = setup(TINY, config)
         show("train.py --tiny, CPU, float32", speed(model, ROWS, config, 1024, 41),
-             generation(model, ROWS[0], config, 10), sizes(SIZES, config, 1024, 10),
-             memory_cpu(), gloo(2, 21))
+             generation(model, ROWS[0], config, 10), memory_cpu())
         return
     print(f"{torch.cuda.get_device_name()}, bfloat16")
     for case in GPU:

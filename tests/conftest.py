@@ -11,7 +11,7 @@ import train
 from harness import flags, processes, report
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = "--tiny --authors 10 --epochs 10 --n_layer 1 --n_embd 16 --steps 12".split()
+SMALL = "--tiny --authors 10 --epochs 5 --n_layer 1 --n_embd 16 --steps 12".split()
 
 
 def in_turn(function, jobs, workers, threads):

@@ -19,7 +19,7 @@ import torch._dynamo      # by AdamW, in each process anew if not here
 import train
 from harness import stages
 
-SMALL = "--tiny --authors 10 --epochs 10 --n_layer 1 --n_embd 16 --steps 12".split()
+SMALL = "--tiny --authors 10 --epochs 5 --n_layer 1 --n_embd 16 --steps 12".split()
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 

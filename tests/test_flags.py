@@ -54,7 +54,8 @@ def refused(capsys, argv):
     ("--level --method lossnorm", "--level: lossnorm"),
     ("--typo 5", "--typo"), ("--step 5", "--step"), ("--dtype float16", "--dtype.*'float16'"),
     ("--init nowhere.bin", "nowhere.bin"),
-    ("--out a\0b", "--out"), (f"--out {'x' * 300}", "--out"), (f"--authors 10 --cache {'x' * 300}", "--cache"),
+    ("--out a\0b", "--out"), (f"--out {'x' * 300}", "--out"),
+    (f"--authors 10 --cache {'x' * 300}", "--cache"),
 ])
 def test_a_mistake_gets_one_line_that_names_it_and_nothing_is_written(
         tmp_path, capsys, monkeypatch, command, named):

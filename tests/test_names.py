@@ -6,6 +6,7 @@ import sys
 import types
 from collections import Counter
 from dataclasses import fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def watched(tmp_path_factory, plain):
     """{stage: {"module.name"} of the functions and classes that it runs and the constants that
     these read}: their names in Python's bytecode."""
     path, seen = tmp_path_factory.mktemp("watched"), {"training": set(), "unlearning": set()}
+    starts, ingredients = set(), names.ingredients
     module_of = {str(p): name for name, p in MODULES.items()}
 
     def run(stage, function):
@@ -43,12 +45,18 @@ def watched(tmp_path_factory, plain):
             return function()
         finally:
             sys.setprofile(None)
-    for flags in "--optimizer adam --level", "--method npo":
-        job = ready(path, *flags.split(), base=RUN)
-        target = train.training_stage(job, "target", 1)
-        run("training", lambda: train.train(target, job.learned["target"], job.config))
-        names.ingredients((train.unlearn, train.gpt.GPT, train.Stage), job.config, [])    # cached
-        run("unlearning", lambda: train.unlearned(job, target))
+    def remembered(functions, *arguments, **others):
+        starts.add(tuple((names.module_of(x), x.__name__) for x in functions))
+        return ingredients(functions, *arguments, **others)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "ingredients", remembered)
+        for flags in "--optimizer adam --level", "--method npo":
+            job = ready(path, *flags.split(), base=RUN)
+            target = train.training_stage(job, "target", 1)
+            run("training", lambda: train.train(target, job.learned["target"], job.config))
+            names.reach(STARTS["unlearning"])              # read before, and not watched
+            run("unlearning", lambda: train.unlearned(job, target))
+    assert starts == set(STARTS.values())
     return {stage: {x for x in found if x != "train.unlearned" and "names" not in x}
             for stage, found in seen.items()}
 
@@ -57,8 +65,10 @@ class Project:
     """A copy of the project that can be edited."""
 
     def __init__(self, folder):
-        self.folder, self.known, self.dumped = folder, {}, {}
-        self.read, self.dump = names.definitions.__wrapped__, ast.dump
+        self.folder, self.known, self.read = folder, {}, names.definitions.__wrapped__
+        self.dump = cache(ast.dump)
+        mentions = names.mentions
+        self.mentions = cache(lambda node: list(mentions(node)))
         self.base = self.code({module: path.read_text("utf-8") for module, path in MODULES.items()})
 
     def code(self, texts):
@@ -72,8 +82,8 @@ class Project:
             patch.setattr(names, "ROOT", str(self.folder))
             patch.setattr(names, "definitions", lambda module: self.known.get(module) or
                           self.known.setdefault(module, self.read(module)))
-            patch.setattr(ast, "dump", lambda node: self.dumped.get(node) or
-                          self.dumped.setdefault(node, self.dump(node)))
+            patch.setattr(ast, "dump", self.dump)
+            patch.setattr(names, "mentions", self.mentions)
             return {stage: names.reach.__wrapped__(starts)[0] for stage, starts in STARTS.items()}
 
 
@@ -152,7 +162,8 @@ def test_another_direction_keeps_the_two_trained_models(project):
 def test_what_no_stage_reaches_and_what_python_does_not_run_changes_no_name(project):
     """Comments, white space and docstrings; the report, the flags, the readers of data, the
     measures."""
-    texts, reached = {}, {name.rpartition(".")[0] for code in project.base.values() for name in code}
+    texts, reached = {}, {name.rpartition(".")[0] for code in project.base.values()
+                          for name in code}
     for module, path in MODULES.items():
         tree = ast.parse(path.read_text("utf-8"))
         for node in ast.walk(tree):
@@ -175,7 +186,8 @@ FORMS = {
     "import as": ("import b as x\ndef f(): x.g()", "def g(): 1", "1", "2"),
     "from import as": ("from b import g as h\ndef f(): h()", "def g(): 1", "1", "2"),
     "star": ("from b import *\ndef f(): g()", "def g(): 1", "1", "2"),
-    "a module in a package": ("import pkg.c\ndef f(): pkg.c.g(b)\nimport b as b", "X = 1", "1", "2"),
+    "a module in a package": ("import pkg.c\ndef f(): pkg.c.g(b)\nimport b as b", "X = 1",
+                              "1", "2"),
     "import inside": ("def f():\n    from b import g\n    g()", "def g(): 1", "1", "2"),
     "two functions import one name": (
         "def h():\n    from other import g\n    g()\ndef f():\n    from b import g\n    g()",
@@ -209,7 +221,8 @@ FORMS = {
     "string with a quote's look": (F, "def g(): '''1'''; return '1'", "return '1'", "return '2'"),
     "the module's own state": ("import b, torch\ntorch.default(1)\ndef f(): b.g()", "def g(): 3",
                                "1", "2"),
-    "another module's constant": ("import b\nb.X = 1\ndef f(): b.g()", "X = 3\ndef g(): X", "1", "2"),
+    "another module's constant": ("import b\nb.X = 1\ndef f(): b.g()", "X = 3\ndef g(): X",
+                                  "1", "2"),
     "a call at import": (F, "def h(): X[0] = 1\nX = {}\nh()\ndef g(): X", "1", "2"),
     "del": (F, "X = [3, 4, 5]\ndel X[1]\ndef g(): X", "[1]", "[0]"),
     "async": (F, "async def h(): 1\ndef g(): h()", "1", "2"),
@@ -221,7 +234,8 @@ HIDDEN = {
     "a caller": (F, "def g(): 3\ndef h(): g() + 1", "1", "2"),
     "main": (F, "def g(): 3\nif __name__ == '__main__':\n    1", "1", "2"),
     "an import": (F, "import os\ndef g(): 3", "import os", "import os, sys"),
-    "nested docstring": (F, "def g():\n    def h():\n        'a 1'\n        return 3\n    h", "1", "2"),
+    "nested docstring": (F, "def g():\n    def h():\n        'a 1'\n        return 3\n    h", "1",
+                         "2"),
     "parentheses": (F, "def g(): return 3 + 4", "3 + 4", "(3 +  4)"),
 }
 
