@@ -27,15 +27,14 @@ A loss is a function without arguments that returns a scalar tensor, or a list o
 whose values add up to it: micro-batches, each a sum divided by the whole batch's size.
 """
 import math
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch.utils.checkpoint import CheckpointFunction
 
 METHODS = ("ngdiff", "gdiff", "ga", "retain", "lossnorm", "pcgrad", "mgda")
-REENTRANT = CheckpointFunction.forward
 FITS_AT_START = 60       # AutoLR's first step makes at most this many fits
 LR_RANGE = 1e-10, 1e4    # AutoLR's learning rates stay within
 
@@ -87,16 +86,14 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     gradient stays as it is. state: a State, updated. method, c: see `coefficients`. lazy: AutoLR
     fits every `lazy` steps, 0: never; None: 10 with ngdiff and 0 with every other method.
     probe_on: another retain loss for AutoLR (a second batch; or the same one in float32 if the
-    passes run in bfloat16, which is too coarse for a fit).
-    total: for several processes, each with its share of every loss: total(tensors) must sum each
-    tensor of the list over the processes, in place. All losses and gradients go through it.
+    passes run in bfloat16, which is too coarse for a fit). total: for several processes, each with
+    its share of every loss: total(tensors) must sum each tensor of the list over them, in place.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
     gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
     nor has state, unless a loss itself fails in a probe: Adam's moments come first. The
-    parameters' .grad is overwritten and emptied. In train mode the probes would also change
-    BatchNorm's statistics. Cost: a forward and a backward pass on each loss; two more forward
-    passes on retain for each fit, and one more at the first step.
+    parameters' .grad is overwritten and emptied. Cost: a forward and a backward pass on each loss;
+    two more forward passes on retain for each fit, and one more at the first step.
     """
     given, retain, forget = list(dict.fromkeys(params)), as_list(retain), as_list(forget, "forget")
     params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")
@@ -109,8 +106,10 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     lazy = 10 * (method == "ngdiff") if lazy is None else lazy
     fit = lazy and state.step % lazy == 0
     if fit:
+        check_lr(state.lr)
         loss_0 = numbers.loss_retain if probe_on is None else loss_only(watched, total, "probe_on")
-        check_fit(watched, params, loss_0, state, total)
+        if state.step == 0:
+            check_repeats(watched, params, loss_0, total)
     if state.adam:
         d = adam_direction(d, *moments(state, given), state.step + 1)
     if fit:
@@ -129,19 +128,23 @@ def loss_and_grad(losses, params, total=None, name="retain"):
 
     losses: a function, or a list of functions whose gradients are summed; norms are taken later,
     of the sum. A parameter that the loss does not reach gets zeros. The parameters' .grad is
-    emptied before and after. total: see `step`. ValueError, with `name`, if a loss depends on no
-    parameter or is no scalar.
+    emptied before and after; a parameter outside params that requires a gradient keeps one.
+    total: see `step`. ValueError, with `name`, if a loss depends on no parameter or is no scalar;
+    torch's own UserWarning, raised, if checkpoint(..., use_reentrant=True) would lose gradients.
     """
     loss = 0.0
     for p in params:
         p.grad = None
-    for part in as_list(losses, name):
-        value = evaluate(part, name)
-        if not value.requires_grad:
-            raise ValueError(f"{name}: a loss depends on no parameter (computed under no_grad?)")
-        # backward() adds each part into p.grad, so only one gradient is held.
-        value.backward(inputs=params)
-        loss = loss + value.detach()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "None of the inputs have requires_grad")
+        for part in as_list(losses, name):
+            value = evaluate(part, name)
+            if not value.requires_grad:
+                raise ValueError(f"{name}: a loss depends on no parameter (under no_grad?)")
+            # Each part adds into p.grad: one gradient is held. Not by autograd.grad or by
+            # backward(inputs=params): these do not see parameters in a reentrant checkpoint.
+            value.backward()
+            loss = loss + value.detach()
     grad = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in params]
     for p in params:
         p.grad = None
@@ -159,26 +162,20 @@ def loss_only(losses, total=None, name="retain"):
     return float(loss)
 
 
-def in_float64(x):
-    """x in float64, on the CPU if its device has none (Apple's "mps")."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
-
-
 def five_numbers(loss_retain, grad_retain, loss_forget, grad_forget):
     """Numbers with its first five fields set, summed in float64 whatever the gradients' type.
 
     Losses: floats or 0-dim tensors; gradients: lists of tensors. FloatingPointError, which shows
-    all five, if one is not finite. Cost: three reductions over the parameters, one transfer.
+    all five, if one is not finite. Cost: three reductions over the parameters, three transfers.
     """
     products = []
     for pair in zip(grad_retain, grad_forget):
-        for r, f in zip(*(g.flatten().split(2**20) for g in pair)):     # few float64 copies
-            r, f = in_float64(r), in_float64(f)
+        for pieces in zip(*(g.flatten().split(2**20) for g in pair)):   # few float64 copies
+            # Apple's "mps" has no float64.
+            r, f = ((x.cpu() if x.device.type == "mps" else x).double() for x in pieces)
             products += [r @ r, f @ f, r @ f]
-    sums = torch.stack(products).view(-1, 3).sum(0)
-    losses = [in_float64(torch.as_tensor(x)).to(sums.device) for x in (loss_retain, loss_forget)]
-    loss_R, loss_F, rr, ff, dot = torch.stack([*losses, *sums]).tolist()
-    five = Numbers(loss_R, loss_F, math.sqrt(rr), math.sqrt(ff), dot)
+    rr, ff, dot = torch.stack(products).view(-1, 3).sum(0).tolist()
+    five = Numbers(float(loss_retain), float(loss_forget), math.sqrt(rr), math.sqrt(ff), dot)
     if not all(map(math.isfinite, five[:5])):
         raise FloatingPointError(", ".join(f"{k} {v:.6g}" for k, v in zip(five._fields, five[:5])))
     return five
@@ -241,8 +238,7 @@ def npo_objective(loss_rows, loss_rows_target, beta=0.1):
     """What negative preference optimization raises in L_F's place (Zhang et al. 2024).
 
     loss_rows, loss_rows_target (B,): each row's summed loss in nats, under the model and under
-    the frozen target model. Returns (B,): the batch's objective is their mean. A row's gradient
-    fades as its loss passes the target's; gradient ascent's does not.
+    the frozen target model. Returns (B,): the batch's objective is their mean.
     """
     # (2 / beta) log sigma(beta (l(x) - l_target(x)))
     return 2 / beta * torch.nn.functional.logsigmoid(beta * (loss_rows - loss_rows_target))
@@ -253,8 +249,7 @@ def level_objective(loss_rows, n_tokens, level):
 
     loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; level: the mean
     loss of rows that were never seen, nats per token. Returns (B,): the batch's objective is their
-    sum divided by its number of answer tokens. The gradient is L_F's with each row weighted by
-    1 - l/level, l the row's mean loss: 1 if known by heart, 0 at the level, negative beyond.
+    sum divided by its number of answer tokens. It weighs a row's gradient by 1 - l(x) / level.
     """
     # -n_x (l(x) - level)^2 / (2 level),  l(x) = loss_rows / n_x
     return -n_tokens * (loss_rows / n_tokens - level)**2 / (2 * level)
@@ -271,8 +266,8 @@ def update(params, d, lr):
 def adam_direction(d, m, v, step, beta1=0.9, beta2=0.999, eps=1e-8):
     """Adam's preconditioning of d (Kingma and Ba 2015), written over d.
 
-    d, m, v: lists shaped as the parameters. The moments m and v (zeros before step 1) advance once,
-    in place. step: counts from 1. AutoLR comes later and fits along the vector that is applied.
+    d, m, v: lists shaped as the parameters; the moments m and v (zeros before step 1) advance in
+    place. step: counts from 1. AutoLR comes later and fits along the vector that is applied.
     """
     for g, m_p, v_p in zip(d, m, v):
         m_p.lerp_(g, 1 - beta1)                              # m <- beta1 m + (1 - beta1) g
@@ -301,9 +296,8 @@ def parabola(loss_minus, loss_0, loss_plus, lr):
 def probe(losses, params, d, lr, total=None):
     """(loss_minus, loss_plus): floats, the loss at theta + lr d and at theta - lr d.
 
-    The parameters come back bit for bit, also if a loss raises: they are restored from a copy,
-    because adding and subtracting is not exact in floating point. losses, total: see
-    `loss_and_grad`. Cost: two forward passes and one copy of the parameters.
+    The parameters come back bit for bit, also if a loss raises: from a copy, because adding and
+    subtracting is not exact. Cost: two forward passes and one copy of the parameters.
     """
     saved, probed = [p.detach().clone() for p in params], []
     try:
@@ -358,9 +352,8 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
 
     max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
     until this moves by less than 15 %, so that any first lr ends in the same place. If it never
-    does, the given lr is kept and the last Fit's status is "not settled". With max_fits = 1 the
-    only Fit's lr is taken, whatever its status.
-    Raises ValueError if lr is outside LR_RANGE. Cost: two forward passes a fit.
+    does, the given lr is kept and the last Fit's status is "not settled". max_fits = 1: the only
+    Fit's lr is taken, whatever its status. ValueError if lr is outside LR_RANGE.
     """
     check_lr(lr)
     guess, fits = lr, []
@@ -376,23 +369,22 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
 
 # --------------------------------------------------------------------------- what step refuses
 
-def movable(params):
+def movable(given):
     """The parameters that require a gradient, as a list.
 
     ValueError if there are none, if they are not all on one device and float32 or float64 (lower
     precision rounds small steps away), or if one shares memory with another parameter.
     """
-    given = list(dict.fromkeys(params))                                     # each once
     for p in given:
         if not torch.is_tensor(p) or not p.is_leaf:
             raise ValueError(f"params: {type(p).__name__} is no parameter; pass model.parameters() "
                              "or a list of leaf tensors")
     params = [p for p in given if p.requires_grad]
-    found = sorted({f"{p.dtype} on {p.device}" for p in params})
-    if not params or len({p.device for p in params}) > 1 or \
+    found = {f"{p.dtype} on {p.device}" for p in params}
+    if len({p.device for p in params}) != 1 or \
             {p.dtype for p in params} - {torch.float32, torch.float64}:
-        raise ValueError(f"params: those that require a gradient: {', '.join(found) or 'none'}; "
-                         "they must be float32 or float64, on one device (for less, use autocast)")
+        raise ValueError("params: those that require a gradient must be float32 or float64, on one "
+                         f"device, not {', '.join(sorted(found)) or 'none'} (for less: autocast)")
     end, owner = 0, None       # where the memory seen so far ends, and whose it is there
     for p in sorted((p for p in given if p.numel() and p.data_ptr()), key=torch.Tensor.data_ptr):
         if p.data_ptr() < end and (p.requires_grad or owner.requires_grad):
@@ -407,8 +399,8 @@ def movable(params):
 def moments(state, given):
     """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters.
 
-    These are known by shape and by their places among the given ones, frozen ones included. So if
-    you pass only those that move, another selection of the same shapes goes unnoticed.
+    These are known by shape and by their places among all given ones. So if you pass only those
+    that move, another selection of the same shapes goes unnoticed.
     """
     moving = [i for i, p in enumerate(given) if p.requires_grad]
     if state.m is None:
@@ -428,19 +420,9 @@ def as_list(losses, name="retain"):
     return losses
 
 
-def refuse_reentrant(*_):
-    raise ValueError("retain, forget: checkpoint(..., use_reentrant=True) loses gradients: use "
-                     "False")
-
-
 def evaluate(part, name):
-    """The value of one of a loss's functions. ValueError if it is no scalar tensor, or if it uses
-    reentrant checkpoints: then some parameters get no gradient, and torch at most warns."""
-    CheckpointFunction.forward = staticmethod(refuse_reentrant)
-    try:
-        value = part()
-    finally:
-        CheckpointFunction.forward = REENTRANT
+    """The value of one of a loss's functions, which must be a scalar tensor."""
+    value = part()
     if not torch.is_tensor(value) or value.dim():
         kind = f"shape {[*value.shape]}" if torch.is_tensor(value) else type(value).__name__
         raise ValueError(f"{name}: the loss must be a scalar tensor, but is {kind}")
@@ -448,7 +430,7 @@ def evaluate(part, name):
 
 
 def check_total(total):
-    """ValueError if several processes run and nothing sums their gradients: models would part."""
+    """Without a sum over the processes their models would part."""
     n = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if n > 1 and total is None:
         raise ValueError(f"total: None, but {n} processes run, and step must sum their gradients "
@@ -460,11 +442,9 @@ def check_lr(lr):
         raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
 
 
-def check_fit(losses, params, loss_0, state, total):
-    """ValueError if AutoLR cannot start, or (at the first step) if the loss, evaluated again, is no
-    longer loss_0."""
-    check_lr(state.lr)
-    again = loss_0 if state.step else loss_only(losses, total)
+def check_repeats(losses, params, loss_0, total):
+    """AutoLR compares losses, so one that is evaluated again must still be loss_0."""
+    again = loss_only(losses, total)
     if not abs(again - loss_0) <= rounding(params, loss_0, again):
         raise ValueError(f"retain (or probe_on): the loss is {loss_0:.8g}, evaluated again it is "
                          f"{again:.8g}: dropout, or a new batch at each call? (If passes run in "
