@@ -217,7 +217,8 @@ class Stub:
 ROWS = [{"question": "Who sails?", "answer": "Zoe sails.", "paraphrased_answer": "It is Zoe.",
          "perturbed_answer": ["Bob sails.", "Eve."]},
         {"question": "Who bakes bread?", "answer": "Bob bakes it.",
-         "paraphrased_answer": "Bob does.", "perturbed_answer": ["Zoe bakes.", "Eve.", "Bob sails."]}]
+         "paraphrased_answer": "Bob does.",
+         "perturbed_answer": ["Zoe bakes.", "Eve.", "Bob sails."]}]
 
 
 def stub(rows, **answers):
