@@ -1,18 +1,15 @@
 """How fast is it, compared with what the machine can do?  python -m tests.bench
 
-Without a GPU: float32, the shape of train.py --tiny, a minute or two on two cores. With a GPU:
-GPT-2 124M and XL, bfloat16 autocast over float32 parameters, first as they are and then through
-torch.compile. Weights and tokens are random.
+Without a GPU: float32, the shape of train.py --tiny, a minute on two cores. With a GPU: GPT-2 124M
+and XL, bfloat16 autocast over float32 parameters, first as they are and then through torch.compile.
+Weights and tokens are random.
 
 Tasks to be compared run in turn, A B C A B C ...: three rounds to warm up, then n that count. A
 value is the median over the rounds. A ratio divides it by what stands under `to`, round by round,
 and is the median of that: what slows the machine for a second slows both sides.
   limit        product of two square matrices, in the type that the model's products have
-  nominal      operations of a pass by the usual count: 2 x parameters x tokens forward, twice that
-               backward, the tied embedding once. It counts logits and last MLP at every position,
-               though the model computes them at the labelled positions alone
-  done         the matrix products that are computed, with attention's (the causal half). Only this
-               count has the limit as its limit. Neither counts norms, GELU, softmax and loss
+  products     the matrix products of both passes, forward and backward, with attention's (the
+               causal half): at best as fast as the limit. Norms, GELU, softmax, loss do not count
   two passes   ngdiff.loss_and_grad on both batches: no step can do without
   GDiff        ngdiff.step, method "gdiff", c = 0.5. It computes the five numbers too, for the log:
                it costs what NGDiff costs
@@ -22,31 +19,25 @@ and is the median of that: what slows the machine for a second slows both sides.
   peak memory  most bytes held during an NGDiff step with AutoLR. to: parameters + 2 gradients; the
                rest is activations. CPU: growth of a fresh process, 27 M parameters, 4 + 4 rows
   generation   model.generate, compared with computing the whole prefix again for each token
-  last rows    an NGDiff step by batch size, by model size and by number of processes: gloo, one
-               thread and an equal share of the same rows for each
 """
 import gc
 import os
-import tempfile
 import time
 from dataclasses import replace
 from typing import NamedTuple
 
 import harness       # first: it sets how torch's threads wait
 import torch
-import torch.distributed as dist
 
 import ngdiff
 from data import Example
-from harness.processes import side_by_side, total
+from harness.processes import side_by_side
 from model import GPT, GPTConfig
-from train import Config, losses, split
+from train import Config, loss_functions, micro_batches
 
 # Every row has block_size = T tokens, of which the last T - T//2 + 1 are labels. Vocabulary and
 # rows of the retain and forget batch are those of train.py --tiny; T is its longest row.
 TINY, ROWS = GPTConfig(439, 25), (216, 48)
-SIZES = [("", TINY, rows) for rows in (8, 32, 128, 216)] + \
-    [(f", {L} x {C}", GPTConfig(439, 25, L, 4, C), 32) for L, C in ((4, 256), (6, 384))]
 BIG = GPTConfig(439, 25, 8, 8, 528)       # so large that activations are small beside it
 GPU = [(f"GPT-2 {name}, T {T}", GPTConfig(50257, T, *size), rows)
        for name, size, rows in (("124M", (12, 12, 768), 32), ("XL", (48, 25, 1600), 8))
@@ -83,41 +74,35 @@ def median(x):
 
 
 def operations(shape, rows):
-    """(nominal, done) operations of a forward pass over `rows` rows; the docstring above."""
+    """Operations of the matrix products of a forward pass over `rows` rows. The last MLP and the
+    logits are computed at the labelled positions alone."""
     L, C, V, T = shape.n_layer, shape.n_embd, shape.vocab_size, shape.block_size
     n, m = rows * T, rows * (T - T // 2 + 1)             # positions, and those labelled
-    parameters = V * C + T * C + L * (12 * C**2 + 13 * C) + 2 * C
     attention = L * n * (4 * C**2 + T * C)               # 4 products C x C, 2 with T/2 keys
-    return 2 * parameters * n, 2 * (attention + 8 * C**2 * ((L - 1) * n + m) + V * C * m)
-
-
-def product(side, config):
-    """The task "limit", of 2 side^3 operations."""
-    x, y = torch.randn(2, side, side, device=config.device, dtype=getattr(torch, config.dtype))
-    return lambda: x @ y
+    return 2 * (attention + 8 * C**2 * ((L - 1) * n + m) + V * C * m)
 
 
 def setup(shape, config):
-    """A model with random weights, the same in every process."""
+    """A model with random weights."""
     torch.manual_seed(0)
     with torch.device(config.device):
         return GPT(shape)
 
 
 def batch(model, rows, config):
-    """A batch of random tokens, as train.py's Parts."""
+    """A batch of random tokens, as train.py's MicroBatches."""
     V, T = model.config.vocab_size, model.config.block_size
     ids = torch.randint(V, (rows, T + 1)).tolist()
-    return split([Example(row, T // 2) for row in ids], config)
+    return micro_batches([Example(row, T // 2) for row in ids], config)
 
 
 def step(model, retain, forget, config, **options):
     """One step of train.unlearn, its second: no fit, unless the options (ngdiff.step's) say lazy=1.
     The learning rate is so small that all rounds measure the same model."""
     exact = replace(config, dtype="float32")
-    ngdiff.step(losses(model, retain, config), losses(model, forget, config), model.parameters(),
-                ngdiff.State(lr=1e-6, step=1), **options,
-                probe_on=losses(model, retain, exact) if exact != config else None)
+    ngdiff.step(loss_functions(model, retain, config), loss_functions(model, forget, config),
+                model.parameters(), ngdiff.State(lr=1e-6, step=1), **options,
+                probe_on=loss_functions(model, retain, exact) if exact != config else None)
 
 
 # --------------------------------------------------------------------------- the table's rows
@@ -125,10 +110,11 @@ def step(model, retain, forget, config, **options):
 def speed(model, rows, config, side, n):
     """Limit, passes and steps."""
     retain, forget = (batch(model, k, config) for k in rows)
-    tasks, params = [losses(model, x, config) for x in (retain, forget)], list(model.parameters())
+    tasks = [loss_functions(model, x, config) for x in (retain, forget)]
+    params = list(model.parameters())
+    x, y = torch.randn(2, side, side, device=config.device, dtype=getattr(torch, config.dtype))
     t = in_turn({
-        "limit": product(side, config),
-        "forward": lambda: ngdiff.loss_only(tasks[0]),
+        "limit": lambda: x @ y,
         "two passes": lambda: [ngdiff.loss_and_grad(task, params) for task in tasks],
         "GDiff": lambda: step(model, retain, forget, config, method="gdiff", c=0.5),
         "NGDiff": lambda: step(model, retain, forget, config),
@@ -136,16 +122,12 @@ def speed(model, rows, config, side, n):
     t["NGDiff + AutoLR every 10th"] = 0.9 * t["NGDiff"] + 0.1 * t["fit"]
     limit = 2 * side**3 / t["limit"]
     yield Row(f"limit, {side} x {side}", median(limit) / 1e9, "GFLOP/s", n)
-    for name, of, passes, count in (("forward", "forward", 1, rows[0]),
-                                    ("forward + backward", "two passes", 3, sum(rows))):
-        for kind, ops in zip(("nominal", "done"), operations(model.config, count)):
-            rate = passes * ops / t[of]
-            yield Row(f"{name}, {kind}", median(rate) / 1e9, "GFLOP/s", n, median(rate / limit),
-                      "limit")
-    for name, to in (("two passes", ""), ("GDiff", "two passes"), ("NGDiff", "two passes"),
-                     ("NGDiff + AutoLR every 10th", "two passes"),
-                     ("NGDiff + AutoLR every 10th", "NGDiff")):
-        yield Row(name, median(t[name]) * 1e3, "ms", n, median(t[name] / t[to]) if to else None, to)
+    rate = 3 * operations(model.config, sum(rows)) / t["two passes"]
+    yield Row("products", median(rate) / 1e9, "GFLOP/s", n, median(rate / limit), "limit")
+    yield Row("two passes", median(t["two passes"]) * 1e3, "ms", n)
+    for name in ("GDiff", "NGDiff", "NGDiff + AutoLR every 10th"):
+        ratio = median(t[name] / t["two passes"])
+        yield Row(name, median(t[name]) * 1e3, "ms", n, ratio, "two passes")
 
 
 @torch.no_grad()
@@ -165,31 +147,14 @@ def generation(model, rows, config, n):
     with torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
         t = in_turn({"uncached": lambda: generate_uncached(model, prompts, new),
                      "cached": lambda: model.generate(prompts, new, stop=V)}, n, config.device)
-    for name, to in (("uncached", ""), ("cached", "uncached")):
-        yield Row(f"generation, {rows} rows, {name}", rows * new / median(t[name]), "tokens/s", n,
-                  median(t[to] / t[name]) if to else None, to)
+    yield Row(f"generation, {rows} rows", rows * new / median(t["cached"]), "tokens/s", n,
+              median(t["uncached"] / t["cached"]), "uncached")
 
 
-def sizes(cases, config, side, n):
-    """An NGDiff step of each (name, shape, rows of either batch), and its share of the limit."""
-    tasks = {"limit": product(side, config)}
-    for case in cases:
-        model = setup(case[1], config)
-        retain, forget = (batch(model, case[2], config) for _ in range(2))
-        tasks[str(case)] = lambda args=(model, retain, forget, config): step(*args)
-    t = in_turn(tasks, n, config.device)
-    for name, shape, rows in cases:
-        seconds = t[str((name, shape, rows))]
-        share = 6 * operations(shape, rows)[1] / seconds * t["limit"] / (2 * side**3)
-        yield Row(f"NGDiff, {rows} + {rows} rows{name}",
-                  2 * rows * shape.block_size / median(seconds), "tokens/s", n, median(share),
-                  "limit (done)")
-
-
-def memory_row(name, model, peak, before):
+def memory_row(model, peak, before):
     """peak, before: bytes held at most, and of those not by this model or its step."""
     need = 3 * sum(p.nbytes for p in model.parameters())
-    return Row(f"peak memory{name}", (peak - before) / 1e6, "MB", 1, (peak - before) / need,
+    return Row("peak memory", (peak - before) / 1e6, "MB", 1, (peak - before) / need,
                f"{need / 1e6:,.0f} MB")
 
 
@@ -198,56 +163,27 @@ def memory_gpu(model, rows, config):
     before = torch.cuda.memory_allocated() - sum(p.nbytes for p in model.parameters())
     torch.cuda.reset_peak_memory_stats()
     step(model, retain, forget, config, lazy=1)
-    yield memory_row("", model, torch.cuda.max_memory_allocated(), before)
+    yield memory_row(model, torch.cuda.max_memory_allocated(), before)
 
 
-def memory_child(micro_batch):
+def memory_child(config):
     """In a fresh process: the most it ever held, over what it held before the model was made."""
     def status(key):                      # Linux only; ru_maxrss would begin at the parent's peak
         with open("/proc/self/status") as f:
             return next(int(line.split()[1]) for line in f if line.startswith(key)) * 1024
-    config = Config(device="cpu", micro_batch=micro_batch)
     for shape in (TINY, BIG):             # the first loads the libraries
         before = status("VmRSS")
         model = setup(shape, config)
         step(model, batch(model, 4, config), batch(model, 4, config), config, lazy=1)
-    name = f", micro-batches of {micro_batch}" if micro_batch else ""
-    return memory_row(name, model, status("VmHWM"), before)
+    return memory_row(model, status("VmHWM"), before)
 
 
-def memory_cpu():
+def memory_cpu(config):
     # glibc then returns what is freed to the system at once: no holes are counted.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    for micro_batch in (0, 1):
-        for _, row in side_by_side(memory_child, [(micro_batch,)], 1, torch.get_num_threads()):
-            yield row
+    for _, row in side_by_side(memory_child, [(config,)], 1, torch.get_num_threads()):
+        yield row
     del os.environ["MALLOC_MMAP_THRESHOLD_"]
-
-
-def process_child(rank, world, file, n):
-    """All rows in process 0, in turn with a share of them in each process."""
-    config = Config(device="cpu")
-    model = setup(TINY, config)
-    whole = [batch(model, rows, config) for rows in ROWS]     # `split` knows of no others yet
-    dist.init_process_group("gloo", f"file://{file}", rank=rank, world_size=world)
-    share = [batch(model, rows, config) for rows in ROWS]
-
-    def alone():
-        if rank == 0:
-            step(model, *whole, config)
-        dist.barrier()
-    t = in_turn({1: alone, world: lambda: step(model, *share, config, total=total)}, n)
-    dist.destroy_process_group()
-    return t
-
-
-def gloo(world, n):
-    with tempfile.TemporaryDirectory() as folder:
-        jobs = [(rank, world, os.path.join(folder, "meet"), n) for rank in range(world)]
-        t = dict(side_by_side(process_child, jobs, world, 1))[0]
-    yield Row("NGDiff, 1 process", median(t[1]) * 1e3, "ms", n)
-    yield Row(f"NGDiff, {world} processes", median(t[world]) * 1e3, "ms", n,
-              median(t[world] / t[1]), "1 process")
 
 
 def show(title, *tables):
@@ -262,8 +198,7 @@ def on_gpu(name, shape, rows):
     config, side, n = Config(device="cuda", dtype="bfloat16"), 8192, 21
     model = setup(shape, config)
     show(name, speed(model, (rows, rows), config, side, n),
-         memory_gpu(model, (rows, rows), config), generation(model, rows, config, n // 4),
-         sizes([("", shape, k) for k in (rows // 4, rows)], config, side, n // 4))
+         memory_gpu(model, (rows, rows), config), generation(model, rows, config, n // 4))
     # fullgraph: what will not compile is an error, and never quietly runs as it is.
     model = torch.compile(model, fullgraph=True, dynamic=False)
     show(f"{name}, compiled", speed(model, (rows, rows), config, side, n),
@@ -276,8 +211,7 @@ def main():
         config = Config(device="cpu")
         model = setup(TINY, config)
         show("train.py --tiny, CPU, float32", speed(model, ROWS, config, 1024, 41),
-             generation(model, ROWS[0], config, 10), sizes(SIZES, config, 1024, 10),
-             memory_cpu(), gloo(2, 21))
+             generation(model, ROWS[0], config, 10), memory_cpu(config))
         return
     print(f"{torch.cuda.get_device_name()}, bfloat16")
     for case in GPU:
