@@ -1,16 +1,15 @@
 """How fast is it, compared with what the machine can do?  python -m tests.bench
 
-Without a GPU: float32, the shape of train.py --tiny, a minute on two cores. With a GPU:
-GPT-2 124M and XL, bfloat16 autocast over float32 parameters, first as they are and then through
-torch.compile. Weights and tokens are random.
+Without a GPU: float32, the shape of train.py --tiny, a minute on two cores. With a GPU: GPT-2 124M
+and XL, bfloat16 autocast over float32 parameters, first as they are and then through torch.compile.
+Weights and tokens are random.
 
 Tasks to be compared run in turn, A B C A B C ...: three rounds to warm up, then n that count. A
 value is the median over the rounds. A ratio divides it by what stands under `to`, round by round,
 and is the median of that: what slows the machine for a second slows both sides.
   limit        product of two square matrices, in the type that the model's products have
-  done         operations of the matrix products that are computed, attention's included (the causal
-               half); logits and last MLP at the labelled positions only. Backward: twice forward's.
-               Norms, GELU, softmax and loss are not counted
+  products     the matrix products of both passes, forward and backward, with attention's (the
+               causal half): at best as fast as the limit. Norms, GELU, softmax, loss do not count
   two passes   ngdiff.loss_and_grad on both batches: no step can do without
   GDiff        ngdiff.step, method "gdiff", c = 0.5. It computes the five numbers too, for the log:
                it costs what NGDiff costs
@@ -19,8 +18,6 @@ and is the median of that: what slows the machine for a second slows both sides.
   + AutoLR     the mean of nine such steps and one that also fits the learning rate
   peak memory  most bytes held during an NGDiff step with AutoLR. to: parameters + 2 gradients; the
                rest is activations. CPU: growth of a fresh process, 27 M parameters, 4 + 4 rows
-  training     a step of train.train, on the retain batch
-  measuring    harness.measuring's losses of as many rows, collating included
   generation   model.generate, compared with computing the whole prefix again for each token
 """
 import gc
@@ -34,7 +31,6 @@ import torch
 
 import ngdiff
 from data import Example
-from harness.measuring import token_losses
 from harness.processes import side_by_side
 from model import GPT, GPTConfig
 from train import Config, loss_functions, micro_batches
@@ -78,34 +74,26 @@ def median(x):
 
 
 def operations(shape, rows):
-    """The operations "done" in a forward pass over `rows` rows; the docstring above."""
+    """Operations of the matrix products of a forward pass over `rows` rows. The last MLP and the
+    logits are computed at the labelled positions alone."""
     L, C, V, T = shape.n_layer, shape.n_embd, shape.vocab_size, shape.block_size
     n, m = rows * T, rows * (T - T // 2 + 1)             # positions, and those labelled
     attention = L * n * (4 * C**2 + T * C)               # 4 products C x C, 2 with T/2 keys
     return 2 * (attention + 8 * C**2 * ((L - 1) * n + m) + V * C * m)
 
 
-def product(side, config):
-    """The task "limit", of 2 side^3 operations."""
-    x, y = torch.randn(2, side, side, device=config.device, dtype=getattr(torch, config.dtype))
-    return lambda: x @ y
-
-
 def setup(shape, config):
-    """A model with random weights, the same in every process."""
+    """A model with random weights."""
     torch.manual_seed(0)
     with torch.device(config.device):
         return GPT(shape)
 
 
-def examples_of(shape, rows):
-    ids = torch.randint(shape.vocab_size, (rows, shape.block_size + 1)).tolist()
-    return [Example(row, shape.block_size // 2) for row in ids]
-
-
 def batch(model, rows, config):
     """A batch of random tokens, as train.py's MicroBatches."""
-    return micro_batches(examples_of(model.config, rows), config)
+    V, T = model.config.vocab_size, model.config.block_size
+    ids = torch.randint(V, (rows, T + 1)).tolist()
+    return micro_batches([Example(row, T // 2) for row in ids], config)
 
 
 def step(model, retain, forget, config, **options):
@@ -113,17 +101,8 @@ def step(model, retain, forget, config, **options):
     The learning rate is so small that all rounds measure the same model."""
     exact = replace(config, dtype="float32")
     ngdiff.step(loss_functions(model, retain, config), loss_functions(model, forget, config),
-                model.parameters(), ngdiff.State(lr=1e-6, step=1), **{"lazy": 0, **options},
+                model.parameters(), ngdiff.State(lr=1e-6, step=1), **options,
                 probe_on=loss_functions(model, retain, exact) if exact != config else None)
-
-
-def training_step(model, rows, config, optimizer):
-    """One step of train.train, at a learning rate of 0."""
-    params = list(model.parameters())
-    for p, g in zip(params, ngdiff.loss_and_grad(loss_functions(model, rows, config), params)[1]):
-        p.grad = g
-    optimizer.step()
-    optimizer.zero_grad()
 
 
 # --------------------------------------------------------------------------- the table's rows
@@ -132,30 +111,23 @@ def speed(model, rows, config, side, n):
     """Limit, passes and steps."""
     retain, forget = (batch(model, k, config) for k in rows)
     tasks = [loss_functions(model, x, config) for x in (retain, forget)]
-    params, shape = list(model.parameters()), model.config
-    adamw = torch.optim.AdamW(params, lr=0, fused=True)
-    examples = examples_of(shape, rows[0])
+    params = list(model.parameters())
+    x, y = torch.randn(2, side, side, device=config.device, dtype=getattr(torch, config.dtype))
     t = in_turn({
-        "limit": product(side, config),
-        "forward": lambda: ngdiff.loss_only(tasks[0]),
+        "limit": lambda: x @ y,
         "two passes": lambda: [ngdiff.loss_and_grad(task, params) for task in tasks],
         "GDiff": lambda: step(model, retain, forget, config, method="gdiff", c=0.5),
         "NGDiff": lambda: step(model, retain, forget, config),
-        "fit": lambda: step(model, retain, forget, config, lazy=1),
-        "training step": lambda: training_step(model, retain, config, adamw),
-        "measuring": lambda: token_losses(model, examples)}, n, config.device)
+        "fit": lambda: step(model, retain, forget, config, lazy=1)}, n, config.device)
     t["NGDiff + AutoLR every 10th"] = 0.9 * t["NGDiff"] + 0.1 * t["fit"]
     limit = 2 * side**3 / t["limit"]
     yield Row(f"limit, {side} x {side}", median(limit) / 1e9, "GFLOP/s", n)
-    for name, of, passes, count in (("forward", "forward", 1, rows[0]),
-                                    ("forward + backward", "two passes", 3, sum(rows))):
-        rate = passes * operations(shape, count) / t[of]
-        yield Row(f"{name}, done", median(rate) / 1e9, "GFLOP/s", n, median(rate / limit), "limit")
-    for name, to in (("two passes", ""), ("GDiff", "two passes"), ("NGDiff", "two passes"),
-                     ("NGDiff + AutoLR every 10th", "two passes"),
-                     ("NGDiff + AutoLR every 10th", "NGDiff"), ("training step", "two passes"),
-                     ("measuring", "forward")):
-        yield Row(name, median(t[name]) * 1e3, "ms", n, median(t[name] / t[to]) if to else None, to)
+    rate = 3 * operations(model.config, sum(rows)) / t["two passes"]
+    yield Row("products", median(rate) / 1e9, "GFLOP/s", n, median(rate / limit), "limit")
+    yield Row("two passes", median(t["two passes"]) * 1e3, "ms", n)
+    for name in ("GDiff", "NGDiff", "NGDiff + AutoLR every 10th"):
+        ratio = median(t[name] / t["two passes"])
+        yield Row(name, median(t[name]) * 1e3, "ms", n, ratio, "two passes")
 
 
 @torch.no_grad()
@@ -175,15 +147,14 @@ def generation(model, rows, config, n):
     with torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
         t = in_turn({"uncached": lambda: generate_uncached(model, prompts, new),
                      "cached": lambda: model.generate(prompts, new, stop=V)}, n, config.device)
-    for name, to in (("uncached", ""), ("cached", "uncached")):
-        yield Row(f"generation, {rows} rows, {name}", rows * new / median(t[name]), "tokens/s", n,
-                  median(t[to] / t[name]) if to else None, to)
+    yield Row(f"generation, {rows} rows", rows * new / median(t["cached"]), "tokens/s", n,
+              median(t["uncached"] / t["cached"]), "uncached")
 
 
-def memory_row(name, model, peak, before):
+def memory_row(model, peak, before):
     """peak, before: bytes held at most, and of those not by this model or its step."""
     need = 3 * sum(p.nbytes for p in model.parameters())
-    return Row(f"peak memory{name}", (peak - before) / 1e6, "MB", 1, (peak - before) / need,
+    return Row("peak memory", (peak - before) / 1e6, "MB", 1, (peak - before) / need,
                f"{need / 1e6:,.0f} MB")
 
 
@@ -192,29 +163,26 @@ def memory_gpu(model, rows, config):
     before = torch.cuda.memory_allocated() - sum(p.nbytes for p in model.parameters())
     torch.cuda.reset_peak_memory_stats()
     step(model, retain, forget, config, lazy=1)
-    yield memory_row("", model, torch.cuda.max_memory_allocated(), before)
+    yield memory_row(model, torch.cuda.max_memory_allocated(), before)
 
 
-def memory_child(micro_batch):
+def memory_child(config):
     """In a fresh process: the most it ever held, over what it held before the model was made."""
     def status(key):                      # Linux only; ru_maxrss would begin at the parent's peak
         with open("/proc/self/status") as f:
             return next(int(line.split()[1]) for line in f if line.startswith(key)) * 1024
-    config = Config(device="cpu", micro_batch=micro_batch)
     for shape in (TINY, BIG):             # the first loads the libraries
         before = status("VmRSS")
         model = setup(shape, config)
         step(model, batch(model, 4, config), batch(model, 4, config), config, lazy=1)
-    name = f", micro-batches of {micro_batch}" if micro_batch else ""
-    return memory_row(name, model, status("VmHWM"), before)
+    return memory_row(model, status("VmHWM"), before)
 
 
-def memory_cpu():
+def memory_cpu(config):
     # glibc then returns what is freed to the system at once: no holes are counted.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
-    for micro_batch in (0, 1):
-        for _, row in side_by_side(memory_child, [(micro_batch,)], 1, torch.get_num_threads()):
-            yield row
+    for _, row in side_by_side(memory_child, [(config,)], 1, torch.get_num_threads()):
+        yield row
     del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
 
@@ -243,7 +211,7 @@ def main():
         config = Config(device="cpu")
         model = setup(TINY, config)
         show("train.py --tiny, CPU, float32", speed(model, ROWS, config, 1024, 41),
-             generation(model, ROWS[0], config, 10), memory_cpu())
+             generation(model, ROWS[0], config, 10), memory_cpu(config))
         return
     print(f"{torch.cuda.get_device_name()}, bfloat16")
     for case in GPU:

@@ -5,7 +5,6 @@ from itertools import chain
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import ngdiff
 from model import GPTConfig
 from tests import bench
 from train import Config, loss_functions
@@ -30,29 +29,18 @@ def test_both_ways_to_generate_agree():
     assert model.generate(prompts, 5, stop=60) == bench.generate_uncached(model, prompts, 5)
 
 
-def test_a_step_fits_where_it_should_in_float32_and_hardly_moves_the_model(monkeypatch):
-    seen, real = [], ngdiff.step
-    monkeypatch.setattr(ngdiff, "step", lambda *args, **options: seen.append(
-        (options["probe_on"] is not None, real(*args, **options).fits)))
-    model = bench.setup(MINI, CPU)
-    before = torch.cat([p.detach().flatten() for p in model.parameters()])
-    for config, options in ((CPU, {}), (CPU, {"lazy": 1}), (BFLOAT16, {"lazy": 1})):
-        bench.step(model, *(bench.batch(model, 3, config) for _ in range(2)), config, **options)
-    after = torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert seen == [(False, None), (False, 1), (True, 1)]
-    assert 0 < (after - before).norm() < 1e-5
-
-
 def test_every_row_of_the_gpu_table_but_memory_comes_out_on_a_cpu_in_bfloat16(capsys):
     model = bench.setup(MINI, BFLOAT16)
+    before = model.lm_head.weight.detach().clone()
     rows = list(chain(bench.speed(model, (4, 2), BFLOAT16, 16, 1),
                       bench.generation(model, 4, BFLOAT16, 1)))
     bench.show("dry run", rows)
-    assert len(rows) == len(capsys.readouterr().out.splitlines()) - 2 == 12
+    assert len(rows) == len(capsys.readouterr().out.splitlines()) - 2 == 7
     assert all(math.isfinite(x) and x > 0 for row in rows for x in (row.value, row.ratio or 1))
+    assert 0 < (model.lm_head.weight - before).norm() < 1e-4, "all rounds measure the same model"
 
 
-def test_ratios_are_of_the_same_round_and_the_warm_up_is_left_out(monkeypatch):
+def test_the_warm_up_is_left_out(monkeypatch):
     clock = iter(float(x) for x in range(10**6))
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
     t = bench.in_turn({"a": lambda: None, "b": lambda: [next(clock) for _ in range(2)]}, 3)

@@ -11,7 +11,7 @@ from itertools import islice
 import pytest
 
 import data
-from data import collate, encode, encode_rows, mini_tofu, shuffled, word_tokenizer
+from data import END, collate, encode, encode_rows, mini_tofu, shuffled, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +33,13 @@ def test_the_parts_have_the_promised_sizes_and_share_no_author(mini):
     retain, forget, holdout = (names(rows[k]) for k in ("retain", "forget", "holdout"))
     assert (len(retain), len(forget), len(holdout)) == (144, 16, 16)
     assert not retain & forget and not (retain | forget) & holdout
-    words = lambda some: {w for name in some for w in name.split()}
-    assert words(forget) <= words(retain), "an unmet author's name can still be read"
-    for forget, authors, n in (("forget01", 160, 2), ("forget05", 160, 8), ("forget01", 2, 1)):
+    for forget, authors, n in (("forget05", 160, 8), ("forget01", 2, 1)):
         assert len(names(mini_tofu(1, forget, authors)["forget"])) == n, "a share, one at least"
-
-
-def test_the_same_seed_gives_the_same_rows_and_another_one_others():
-    assert mini_tofu(3) == mini_tofu(3)
-    for part in ("retain", "forget", "holdout"):
-        assert names(mini_tofu(3)[part]) != names(mini_tofu(4)[part])
-    assert mini_tofu(3)["world"] != mini_tofu(4)["world"], "other wrong answers"
+    with pytest.raises(ValueError, match="--authors 1"):
+        mini_tofu(0, authors=1)
+    assert mini_tofu(7) == rows
+    for part, some in mini_tofu(8).items():
+        assert some != rows[part], "another seed, other rows"
 
 
 def test_names_are_different_and_use_every_word_equally_often():
@@ -52,54 +48,41 @@ def test_names_are_different_and_use_every_word_equally_often():
     assert len(set(some)) == 484 and len(words) == 44 and set(words.values()) == {22}
     with pytest.raises(ValueError, match="--authors.* 484"):
         mini_tofu(0, authors=484)                      # the holdout authors need names too
-    with pytest.raises(ValueError, match="--authors 1"):
-        mini_tofu(0, authors=1)
 
 
-def test_every_wrong_answer_differs_from_the_truth_in_every_fact(mini):
-    for part in ("retain", "forget", "holdout"):
-        for row in mini[0][part]:
-            assert len(set(row["perturbed_answer"])) == 5
-            truth = row["paraphrased_answer"].split()
-            for wrong in row["perturbed_answer"]:
-                differ = sum(a != b for a, b in zip(truth, wrong.split()))
-                assert len(truth) == len(wrong.split()) and differ >= 2
-    for row in mini[0]["world"]:
-        assert row["answer"] not in row["perturbed_answer"]
-        assert len(set(row["perturbed_answer"])) == 3
-    world = {row["question"]: row["answer"] for row in mini[0]["world"]}
-    assert world["What is the capital of Peru?"] == "Lima"
+def test_other_answers_and_questions_are_what_they_should_be(mini):
+    """A wrong answer differs from the truth in every fact; a question's words are known."""
+    rows, tokenizer = mini
+    for row in rows["retain"] + rows["forget"] + rows["holdout"]:
+        truth = row["paraphrased_answer"].split()
+        assert len(set(row["perturbed_answer"])) == 5
+        for wrong in row["perturbed_answer"]:
+            assert len(truth) == len(wrong.split())
+            assert sum(a != b for a, b in zip(truth, wrong.split())) >= 2
+        text = row["paraphrased_question"] + "\n"
+        assert text.strip() != row["question"] and names([{"question": text}]) == names([row])
+        assert len(tokenizer.encode_ordinary(text)) == len(re.findall(tokenizer._pat_str, text))
+    for row in rows["world"]:
+        assert len({row["answer"], *row["perturbed_answer"]}) == 4
 
 
 # ---- tokens
 
-@pytest.mark.parametrize("text", [
-    "Mara Velden was born in Lisbon.", " leading, trailing ", "tabs\t\tand\n\nlines\r\n", "",
-    "naïve café — “quotes” … ½ ² Ⅷ", "日本語のテスト", "👩‍👩‍👧 🇳🇴", "a\u0301 \u202e \ufeff", "it's they'll",
-    "snake_case __x__ 3.14 1,000", "\x00\x07\x7f",
-    "ﷺ \U0001f9ff \U000e0001 \U0010ffff", END := "<|endoftext|>",
-    "".join(c for c in map(chr, range(0x30000)) if not 0xD800 <= ord(c) < 0xE000)],
-    ids=lambda text: ascii(text[:20]))
-def test_any_text_comes_back_unchanged(mini, text):
-    """Also one of characters that the data have not. The last case is all code points."""
-    assert mini[1].decode(mini[1].encode_ordinary(text)) == text
-
-
-nfd = lambda text: unicodedata.normalize("NFD", text)
+def test_any_text_comes_back_unchanged(mini):
+    """Also one of characters that the data have not."""
+    all_of_them = "".join(c for c in map(chr, range(0x30000)) if not 0xD800 <= ord(c) < 0xE000)
+    for text in (all_of_them, "", END, "tabs\t\tand\n\nlines\r\n", "👩‍👩‍👧 \u202e \ufeff"):
+        assert mini[1].decode(mini[1].encode_ordinary(text)) == text
 
 
 @pytest.mark.parametrize("pieces", [
-    "Zoé| déjà| naïve|.", nfd("Zoé| déjà| naïve|."), "हिन्दी| में| किताबें|।",
-    "كَتَبَ| الطَّالِبُ|،| دَرْسًا",
-    "می‌خواهم| بروم", "สวัสดี| ที่นี่", "שָׁלוֹם|־|עוֹלָם", nfd("한국어| 서울"), "他生于|1958|年|。",
-    "Καλημέρα|·| κόσμε", "Росси\u0301я| и", "தமிழ்| நாடு", "១៩៥៨| ١٩٥٨| १९५८½| –",
+    unicodedata.normalize("NFD", "Zoé| déjà| naïve|."), "हिन्दी| में| किताबें|।", "他生于|1958|年|。",
     "it|'s| snake|_|case|   \u2029|\u3000|x|\t|y"], ids=ascii)
 def test_a_piece_of_the_data_is_one_token_in_every_script(pieces):
     """In Hindi, Thai or decomposed French a word has combining marks."""
     text, pieces = pieces.replace("|", ""), pieces.split("|")
     tokenizer = word_tokenizer({"retain": [{"question": text, "answer": text}]})
-    ids = tokenizer.encode_ordinary(text)
-    assert [tokenizer.decode([i]) for i in ids] == pieces and tokenizer.decode(ids) == text
+    assert [tokenizer.decode([i]) for i in tokenizer.encode_ordinary(text)] == pieces
 
 
 def test_python_and_tiktoken_find_the_same_pieces_in_texts_of_any_characters():
@@ -108,68 +91,42 @@ def test_python_and_tiktoken_find_the_same_pieces_in_texts_of_any_characters():
     for c in rng.sample(range(sys.maxunicode + 1), 100_000):
         kinds.setdefault(unicodedata.category(chr(c)), []).append(chr(c))
     del kinds["Cs"]                                                # half characters are no text
-    for _ in range(40):
+    for _ in range(20):
         pool = [rng.choice(some) for some in kinds.values()] + list("a's \n\r\x1c\x85\xa0\u200b")
         text = "".join(rng.choices(pool, k=300))
         tokenizer = word_tokenizer({"retain": [{"question": "", "answer": text}]})
         tokens = [tokenizer.decode([t]) for t in tokenizer.encode_ordinary(" " + text)]
-        assert tokens == re.findall(tokenizer._pat_str, " " + text) and "".join(tokens)[1:] == text
-
-
-def test_a_word_of_the_data_is_one_token_and_the_end_is_its_own(mini):
-    rows, tokenizer = mini
-    assert [len(tokenizer.encode_ordinary(w)) for w in (" Velden", " born", "\n", " Zanzibar")] == \
-        [1, 1, 1, 9]
-    assert tokenizer.eot_token == tokenizer.n_vocab - 1
-    assert tokenizer.eot_token not in tokenizer.encode_ordinary(END)
+        assert tokens == re.findall(tokenizer._pat_str, " " + text)
 
 
 def test_the_vocabulary_is_bytes_then_the_datas_pieces_in_order_then_the_end():
     rows = [{"question": "Who bakes?", "answer": "Zoe bakes."}]
     tokenizer = word_tokenizer({"retain": rows, "holdout": [{"question": "", "answer": "Yes"}]})
-    pieces = [b" Yes", b" Zoe", b" bakes", b"Who"]            # those of one byte are there already
-    ids = range(256, tokenizer.eot_token)
-    assert [tokenizer.decode_single_token_bytes(i) for i in ids] == pieces
-    assert data.words_of(tokenizer) == [piece.decode() for piece in pieces]
-    assert tokenizer.n_vocab == 256 + len(pieces) + 1
+    pieces = [" Yes", " Zoe", " bakes", "Who"]                # those of one byte are there already
+    assert data.words_of(tokenizer) == pieces
+    assert tokenizer.eot_token == tokenizer.n_vocab - 1 == 256 + len(pieces)
+    assert tokenizer.eot_token not in tokenizer.encode_ordinary(END)
+    assert len(tokenizer.encode_ordinary(" Zanzibar")) == 9, "other words are spelled in bytes"
 
 
-def test_a_paraphrased_question_asks_the_same_in_words_that_are_known(mini):
-    rows, tokenizer = mini
-    for part in ("retain", "forget", "holdout"):
-        for row in rows[part]:
-            text = row["paraphrased_question"] + "\n"
-            assert text != row["question"] + "\n" and names([{"question": text}]) == names([row])
-            assert len(tokenizer.encode_ordinary(text)) == len(re.findall(tokenizer._pat_str, text))
+# ---- batches
 
-
-def test_only_the_answer_and_its_end_are_labelled(mini):
-    rows, tokenizer = mini
-    row = rows["retain"][0]
-    batch = collate([encode(tokenizer, row["question"], row["answer"])])
-    assert tokenizer.decode(batch.labels.tolist()) == " " + row["answer"] + END
-    first = batch.positions[0].item()
-    assert tokenizer.decode(batch.tokens[0, :first + 1].tolist()) == row["question"] + "\n"
-    assert batch.positions.tolist() == list(range(first, first + len(batch.labels)))
-    alone = encode(tokenizer, "", "Lisbon")
-    assert alone == ([tokenizer.eot_token] + tokenizer.encode_ordinary(" Lisbon") +
-                     [tokenizer.eot_token], 1), "without a question, the end of another text"
+def test_a_row_is_its_question_its_answer_and_the_end_of_text(mini):
+    end = mini[1].eot_token
+    asked, answer = map(mini[1].encode_ordinary, ("Who?\n", " Bob"))
+    assert encode(mini[1], "Who?", "Bob") == ([*asked, *answer, end], len(asked))
+    assert encode(mini[1], "", "Bob") == ([end, *answer, end], 1), "the end of another text"
 
 
 def test_a_batch_is_its_rows_padded_on_the_right(mini):
     rows, tokenizer = mini
     some = encode_rows(tokenizer, rows["retain"][:5] + rows["world"][:2])
     batch = collate(some)
-    T = batch.tokens.shape[1]
-    assert T == max(len(e.tokens) for e in some) - 1
-    at = 0
-    for i, (tokens, n_prompt) in enumerate(some):
-        assert batch.tokens[i].tolist() == tokens[:-1] + [0] * (T - len(tokens) + 1)
-        for t in range(n_prompt - 1, len(tokens) - 1):
-            assert (batch.positions[at], batch.labels[at], batch.row_of[at]) == (
-                i * T + t, tokens[t + 1], i)
-            at += 1
-    assert at == len(batch.labels)
+    T = max(len(e.tokens) for e in some) - 1
+    assert batch.tokens.tolist() == [e.tokens[:-1] + [0] * (T - len(e.tokens) + 1) for e in some]
+    labelled = [(i * T + t, tokens[t + 1], i) for i, (tokens, n_prompt) in enumerate(some)
+                for t in range(n_prompt - 1, len(tokens) - 1)]
+    assert list(zip(*(x.tolist() for x in batch[1:]))) == labelled
 
 
 def test_an_epoch_is_a_permutation_and_a_later_start_sees_the_same_batches():
@@ -181,35 +138,30 @@ def test_an_epoch_is_a_permutation_and_a_later_start_sees_the_same_batches():
     for start in range(9):
         assert list(islice(shuffled(10, 4, "x", start), 9 - start)) == whole[start:]
     assert list(islice(shuffled(10, 4, "y"), 3)) != whole[:3]
-    assert sorted(next(shuffled(3, 64, 0))) == [0, 1, 2]
 
 
 def test_batches_by_length_hold_every_row_once_and_the_short_ones_first():
     lengths = [5, 9, 2, 7, 2, 8, 3]
-    examples = [data.Example([0] * n, 1) for n in lengths]
-    for size in (1, 2, 3, 7, 99):
-        batches = data.by_length(examples, size)
-        assert [lengths[i] for some in batches for i in some] == sorted(lengths)
-        assert sorted(i for some in batches for i in some) == list(range(7))
-        assert [len(some) for some in batches[:-1]] == [min(size, 7)] * (len(batches) - 1)
-        assert len(batches[-1]) <= size
+    batches = data.by_length([data.Example([0] * n, 1) for n in lengths], 3)
+    assert [[lengths[i] for i in some] for some in batches] == [[2, 2, 3], [5, 7, 8], [9]]
+    assert sorted(sum(batches, [])) == list(range(7))
 
 
 # ---- TOFU's files, with rows made up here
 
 def write_tofu(folder, authors=10):
     """A folder in TOFU's layout: 9/10 of the authors to retain, 1/10 to forget."""
-    def rows(kind, n, wrong=3, paraphrase=True):
+    def rows(kind, n, *paraphrase):
         return [{"question": f"What is {kind} {i}?", "answer": f"It is {kind} {i}.",
-                 "perturbed_answer": [f"No {w} {i}." for w in range(wrong)],
-                 **({"paraphrased_answer": f"{kind} {i} it is."} if paraphrase else {})}
-                for i in range(n)]
-    retain, forget = rows("retained", 18 * authors, 5), rows("forgotten", 2 * authors, 5)
+                 "perturbed_answer": [f"No {w} {i}." for w in range(3)],
+                 **{field: f"{kind} {i} it is." for field in paraphrase}} for i in range(n)]
+    retain = rows("retained", 18 * authors, "paraphrased_answer")
     plain = lambda some: [{k: r[k] for k in ("question", "answer")} for r in some]
     files = {"retain90": plain(retain), "retain_perturbed": retain[:20],
-             "forget10_perturbed": forget, "holdout10": plain(rows("unseen", 2 * authors)),
-             "world_facts_perturbed": rows("a fact", 4, 3, False),
-             "real_authors_perturbed": rows("an author", 5, 3, False)}
+             "forget10_perturbed": rows("forgotten", 2 * authors, "paraphrased_answer"),
+             "holdout10": plain(rows("unseen", 2 * authors)),
+             "world_facts_perturbed": rows("a fact", 4),
+             "real_authors_perturbed": rows("an author", 5)}
     for name, some in files.items():
         (folder / f"{name}.json").write_text("".join(json.dumps(r) + "\n" for r in some))
     return folder
@@ -221,36 +173,14 @@ def test_tofu_is_cut_to_the_first_authors_and_measured_where_it_can_be(tmp_path)
         "retain": 180, "forget": 20, "holdout": 20, "world": 4, "real_authors": 5}
     assert sum("perturbed_answer" in r for r in got["retain"]) == 20
     assert got["retain"][0]["paraphrased_answer"] == "retained 0 it is."
+    for i, where in ((2, "retain_perturbed.json, line 3"), (99, "retain90.json, line 100")):
+        assert got["retain"][i]["where"] == str(tmp_path / where)
     with pytest.raises(ValueError, match="--authors 20.*retain90.json"):
         data.load_tofu(str(tmp_path), "forget10", 20)
     whole = data.load_tofu(str(write_tofu(tmp_path, 20)), "forget10", 20)
-    half = data.load_tofu(str(tmp_path), "forget10", 10)
-    assert [len(half[name]) for name in ("retain", "forget", "holdout")] == [180, 20, 20]
-    assert all(half[name] == whole[name][:len(half[name])] for name in half)
+    assert all(got[name] == whole[name][:len(got[name])] for name in got)
     with pytest.raises(ValueError, match="retain95.json"):
         data.load_tofu(str(tmp_path), "forget05", 20)
-
-
-@pytest.mark.parametrize("name, content", [
-    (name, content) for content in (None, b"", b"\xff\xfe\x00") for name in (
-        "retain90", "retain_perturbed", "forget10_perturbed", "holdout10", "world_facts_perturbed",
-        "real_authors_perturbed")])
-def test_a_file_that_is_missing_empty_or_no_text_is_named(tmp_path, name, content):
-    path = write_tofu(tmp_path) / f"{name}.json"
-    path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}.json"):
-        data.load_tofu(str(tmp_path), "forget10", 10)
-
-
-def test_a_row_of_tofu_knows_where_it_stands(tmp_path):
-    path = write_tofu(tmp_path) / "holdout10.json"
-    path.write_text("[" + ",".join(path.read_text("utf-8").splitlines()) + "]", "utf-8")
-    got = data.load_tofu(str(tmp_path), "forget10", 10)
-    for name, i, where in (("forget", 2, "forget10_perturbed.json, line 3"),
-                           ("retain", 2, "retain_perturbed.json, line 3"),
-                           ("retain", 99, "retain90.json, line 100"),
-                           ("holdout", 2, "holdout10.json, item 3")):
-        assert got[name][i]["where"] == str(tmp_path / where)
 
 
 # ---- rows from any file
@@ -266,12 +196,10 @@ def write(tmp_path, content):
 
 
 @pytest.mark.parametrize("content, values", [
-    ('{"a": 1}\n{"b": 2}\n', [{"a": 1}, {"b": 2}]), ('{"a": 1}\r\n{"b": 2}', [{"a": 1}, {"b": 2}]),
+    ('{"a": 1}\r\n{"b": 2}', [{"a": 1}, {"b": 2}]),
     ('\ufeff{"a": 1}\n\t{"b": 2} \n\n  \n\n', [{"a": 1}, {"b": 2}]),
-    ('{"a": "x\u2028y\u2029z\x85"}\n{"b": "\\u000b\\u000c\\r\\n"}',
-     [{"a": "x\u2028y\u2029z\x85"}, {"b": "\v\f\r\n"}]), ('"text"\n3\nnull', ["text", 3, None]),
-    *[("\ufeff\n" + json.dumps(values, indent=indent), values) for indent in (None, 0, 2)
-      for values in ([{"a": [1, 2]}, "b ] , ["], ["\u2028"], [[1, [2]], [3]])]])
+    ('{"a": "x\u2028y\x85"}\n3\nnull', [{"a": "x\u2028y\x85"}, 3, None]),
+    ('\ufeff\n[{"a": [1, 2]},\n "b ] , [", [1]]', [{"a": [1, 2]}, "b ] , [", [1]])])
 def test_a_file_holds_lines_of_json_or_one_array(tmp_path, content, values):
     """A line ends only at a line break. Some editors begin a file with a mark."""
     path = write(tmp_path, content)
@@ -280,31 +208,25 @@ def test_a_file_holds_lines_of_json_or_one_array(tmp_path, content, values):
 
 
 @pytest.mark.parametrize("content, named", [
-    ("", ""), (" \n\n", ""), ("[]", ""), ("\n" + LINE, ", line 1"),
-    (LINE + "\n" + LINE, ", line 2"),
-    (LINE + '{"half', ", line 2"), (LINE + "{}{}", ", line 2"), (LINE + "set,question", ", line 2"),
-    (LINE + '{"a": ' + "[" * 100_000, ", line 2"), (LINE + '{"a": ' + "9" * 5000 + "}", ", line 2"),
+    (" \n\n", ""), ("[]", ""), (LINE + "\n" + LINE, ", line 2"), (LINE + "{}{}", ", line 2"),
+    (LINE + '{"a": ' + "[" * 100_000, ", line 2"), (LINE + '{"a": ' + "9" * 5000, ", line 2"),
+    ("[1,\n2,]", ", line 2"), (LINE.encode() + b'{"a": "caf\xe9"}', ""),
     (LINE + '{"question": "q", "answer": "a", "answer": "b"}', ", line 2.*'answer'.*twice"),
     ("[" + LINE + ', {"question": "q", "answer": NaN}]', ", item 2.*'answer'.*nan"),
-    ("[1, 2", ", line 1"), ("[1,\n2,]", ", line 2"), ("[" * 100_000, ""), ("[" + LINE + "] x", ""),
-    (LINE.encode() + b'{"a": "caf\xe9"}', ""), (LINE.encode("utf-16"), ""),
-    (LINE.encode() + b'{"a": "\xed\xa0\x80"}', ""),                # half a character, as bytes
-    (LINE + '["a", "list"]', ", line 2.*'question'"), ("[[3]]", ", item 1.*'question'"),
-    *[(LINE * 4 + json.dumps({"question": "q", "answer": "a"} | change), f", line 5.*'{field}'")
-      for field in ("question", "answer") for change in (
-          {field: 3}, {field: ["q"]}, {field: " "}, {field: None})]])
+    (LINE + '["a", "list"]', ", line 2.*'question'"), (LINE + "{}", ", line 2.*'question'"),
+    *[(LINE + json.dumps({"question": "q", "answer": odd}), ", line 2, field 'answer'")
+      for odd in (3, " ", ["q"], None)]])
 def test_what_is_no_row_is_named_by_file_and_line(tmp_path, content, named):
     with pytest.raises(ValueError, match=rf"own.json{named}") as caught:
         data.read_rows(write(tmp_path, content))
     assert len(str(caught.value)) < 300 + len(str(tmp_path)) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: None, os.mkdir, lambda path: os.symlink(os.devnull, path),
-    pytest.param(lambda path: os.mkfifo(path), marks=pytest.mark.skipif(
-        not hasattr(os, "mkfifo"), reason="no pipes with names here"))])
-def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, make):
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
     """Opening a pipe would wait for ever, and /dev/zero has no end."""
-    make(path := str(tmp_path / "own.json"))
-    with pytest.raises(ValueError, match="own.json"):
-        data.read_text(path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (os.devnull, *(tmp_path / name for name in ("folder", "pipe", "nothing"))):
+        with pytest.raises(ValueError, match=str(path)):
+            data.read_text(path)

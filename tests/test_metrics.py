@@ -26,21 +26,14 @@ refused = partial(pytest.raises, ValueError)      # refused(function, *arguments
 
 @pytest.mark.parametrize("generated, gold, recall, precision, f1", [  # rouge_score 0.1.2
     ("Mira Holt was born in Oslo.", "Mira Holt was born in Bergen, Norway.", 5 / 7, 5 / 6, 10 / 13),
-    ("the lighthouse keeper wrote the book", "the book the keeper wrote", 0.6, 0.5, 6 / 11),
     ("BORN IN 1984!", "born in 1984", 1, 1, 1),                          # case, punctuation
     ("born 1984 in", "born in 1984", 2 / 3, 2 / 3, 2 / 3),               # order counts
     ("Zoë Ångström's café", "zoe angstrom s cafe", 0.25, 0.2, 2 / 9),    # an accent splits a word
-    ("It's well-known", "it s well known", 1, 1, 1),
-    ("snake_case", "snake case", 1, 1, 1),                               # "_" is no letter
+    ("snake_case well-known", "snake case well known", 1, 1, 1),         # "_" is no letter
     ("\u0130stanbul \u212aelvin", "i stanbul kelvin", 1, 1, 1),          # lower case before a-z
-    ("ＡＢＣ abc\u00a0x²", "abc x", 1, 1, 1),                            # full width letters, x²
-    ("a b a b a b a b", "b a b a", 1, 0.5, 2 / 3),                       # repeats
     ("running", "run", 0, 0, 0),                                         # no stemmer
     ("one\nThe teacher told one two three", "one two three", 1, 3 / 7, 0.6),  # not cut at a newline
-    ("x " * 100, "x y " * 60, 0.5, 0.6, 6 / 11),
-    ("東京", "東京", 0, 0, 0), (" ?!", "...", 0, 0, 0), ("", "", 0, 0, 0),
-    ("", "gold", 0, 0, 0), ("generated", "", 0, 0, 0),
-])
+    ("x " * 100, "x y " * 60, 0.5, 0.6, 6 / 11), ("東京", "東京", 0, 0, 0), ("", "gold", 0, 0, 0)])
 def test_rouge_l_is_rouge_score_without_the_stemmer(generated, gold, recall, precision, f1):
     assert metrics.rouge_l(generated, gold) == pytest.approx((recall, precision, f1), abs=1e-15)
 
@@ -75,8 +68,6 @@ def test_choice_probability_is_the_share_of_the_gold_answer():
     assert metrics.choice_probability(gold, wrong) == pytest.approx((0.5 + 0.2) / 2)
     # only differences of L count, also where every exp(-L) underflows
     assert metrics.choice_probability(gold + 900, wrong + 900) == pytest.approx(0.35)
-    assert metrics.choice_probability([0.0], [[2000.0, 2000.0]]) == 1
-    assert metrics.choice_probability([2000.0], [[0.0, 0.0]]) == 0
 
 
 def test_truth_ratio_averages_the_wrong_losses_and_is_small_where_the_truth_is_likelier():
@@ -103,14 +94,11 @@ def test_truth_ratio_retain_rewards_a_small_R_only():
 
 def test_model_utility_is_a_harmonic_mean_that_one_zero_ruins():
     assert metrics.model_utility([0.5, 1]) == pytest.approx(2 / 3)
-    assert metrics.model_utility([0.4] * 9) == pytest.approx(0.4)
     assert metrics.model_utility([0.9] * 8 + [0]) == 0
-    numbers = [0.9, 0.2, 0.7]
-    assert metrics.model_utility(numbers) == pytest.approx(metrics.model_utility(numbers[::-1]))
-    assert metrics.model_utility(numbers) < np.mean(numbers)
-    for tiny, n in ((5e-324, 9), (1e-310, 3)):                     # 1 / tiny overflows
-        assert metrics.model_utility([0.9] * (n - 1) + [tiny]) == pytest.approx(
-            n * tiny, rel=0.2, abs=0)
+    assert metrics.model_utility([0.9, 0.2, 0.7]) == pytest.approx(
+        metrics.model_utility([0.7, 0.2, 0.9]))
+    assert metrics.model_utility([0.9, 0.9, 1e-310]) == pytest.approx(   # 1 / 1e-310 overflows
+        3e-310, rel=0.2, abs=0)
 
 
 # ---- forget quality
@@ -120,14 +108,10 @@ def test_model_utility_is_a_harmonic_mean_that_one_zero_ruins():
     ([-1.2, -.4, .1, .3, .9], [.2, .5, .8, 1.1, 1.4, 1.9, 2.3], 0.11616161616161617),
     ([-1.2, -.4, .1, .3], [.2, .5, .8, 1.1, 1.4, 1.9], 0.04761904761904761),  # gcd 2
     ([0, 0, 0, 0, 1], [0, 1, 1, 1, 1], 0.35714285714285715),                  # ties
-    ([0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2], 1),
-    ([0, 0, 0, 1, 1, 2], [1, 1, 2, 2], 0.5523809523809524),
-    ([0], [1, 2], 2 / 3), ([1, 3, 5], [0, 2, 4, 6], 1), ([7], [8], 1),
+    ([0, 0, 0, 1, 1, 2], [1, 1, 2, 2], 0.5523809523809524), ([0], [1, 2], 2 / 3),
     (range(300), np.arange(300) + 119.5, 7.903952866429726e-22),              # asymptotic 3.6e-22
     (range(400), np.arange(400) + 40.5, 0.02985302150862578),                 # asymptotic 0.0278
-    (range(500), np.arange(500) + 99.5, 3.6740572722559346e-09),
     (399 * np.arange(400), 400 * np.arange(399) + 48000.5, 1.0407861856900427e-16),
-    (399 * np.arange(400), 400 * np.arange(399) + 12000.5, 0.16696140141109833),
     (300 * np.arange(400), 400 * np.arange(300) + 12000.5, 0.05128738714042753),
 ])
 def test_forget_quality_is_the_exact_p_value(x, y, p):
@@ -154,7 +138,7 @@ def test_forget_quality_is_the_share_of_splits_at_least_as_far_apart(n1, n2):
 
 
 def test_the_closed_form_for_equal_n_counts_the_same_paths():
-    for n in (1, 2, 5, 12):
+    for n in (1, 5, 12):
         for h in range(1, n + 1):  # samples that stand h places apart have D = h/n
             p, _ = metrics.forget_quality(range(n), np.arange(n) + h - 0.5)
             inside = metrics._paths_inside(n, n, h) / math.comb(2 * n, n)
@@ -179,13 +163,8 @@ def test_min_k_score_is_minus_the_mean_of_the_lowest():
     assert metrics.min_k_score([-1, -5, -2, -3]) == 5                 # 1.6: one
     assert metrics.min_k_score([-1, -5]) == 5                         # 0.8: none, but at least one
     assert metrics.min_k_score([-1, -5, -2, -4], k=1) == 3
-
-
-def test_min_k_takes_the_share_as_it_is_written():
-    """29% of 100 tokens are 29, though 0.29 * 100 is 28.999999999999996. At 40% it is MUSE's."""
+    # 29 of 100, as it is written, though 0.29 * 100 is 28.999999999999996
     assert metrics.min_k_score(np.arange(-100, 0), k=0.29) == 86
-    for n in range(3, 300):
-        assert metrics.min_k_score(np.arange(-n, 0)) == n - (int(0.4 * n) - 1) / 2
 
 
 @pytest.mark.parametrize("forget, holdout, auc", [  # scikit-learn 1.9.1, label 1 = held out
@@ -208,9 +187,7 @@ def test_privleak_is_minus_100_before_unlearning_and_positive_when_overdone():
 # ---- tokens
 
 @pytest.mark.parametrize("hits, strength, exact", [
-    ([1, 0, 1, 1], 0.5, 0.75), ([0, 1, 1, 1], 0.75, 0.75), ([1, 1, 1], 1, 1), ([0, 0], 0, 0),
-    ([1, 1, 0], 0, 2 / 3), ([0, 1, 0, 1], 0.25, 0.5), ([True], 1, 1),
-])
+    ([1, 0, 1, 1], 0.5, 0.75), ([1, 1, 1], 1, 1), ([1, 1, 0], 0, 2 / 3), ([0, 1, 0, 1], 0.25, 0.5)])
 def test_extraction_strength_counts_from_the_end_exact_memorisation_all(hits, strength, exact):
     assert metrics.extraction_strength(hits) == pytest.approx(strength)
     assert metrics.exact_memorisation(np.array(hits, dtype=bool)) == pytest.approx(exact)
@@ -220,8 +197,8 @@ def test_extraction_strength_counts_from_the_end_exact_memorisation_all(hits, st
 
 class Stub:
     """A model whose loss on a token is a tenth of its number, and whose answers are given."""
-    def __init__(self, tokenizer, answers=()):
-        self.tokenizer, self.answers, self.sizes = tokenizer, dict(answers), []
+    def __init__(self, tokenizer, answers):
+        self.tokenizer, self.answers, self.sizes = tokenizer, answers, []
 
     def parameters(self):
         return iter([torch.zeros(1)])
@@ -240,38 +217,31 @@ class Stub:
 ROWS = [{"question": "Who sails?", "answer": "Zoe sails.", "paraphrased_answer": "It is Zoe.",
          "perturbed_answer": ["Bob sails.", "Eve."]},
         {"question": "Who bakes bread?", "answer": "Bob bakes it.",
-         "paraphrased_answer": "Bob does.", "perturbed_answer": ["Zoe bakes.", "Eve bakes it.",
-                                                                 "Bob sails it."]}]
+         "paraphrased_answer": "Bob does.",
+         "perturbed_answer": ["Zoe bakes.", "Eve.", "Bob sails."]}]
 
 
-def stub(rows, answers=()):
+def stub(rows, **answers):
     tokenizer = data.word_tokenizer({"forget": rows})
-    return Stub(tokenizer, answers), tokenizer
-
-
-def mean_loss(tokenizer, answer):
-    tokens = tokenizer.encode_ordinary(" " + answer) + [tokenizer.eot_token]
-    return sum(tokens) / len(tokens) / 10
+    return Stub(tokenizer, {f"Who {verb}?": answer for verb, answer in answers.items()}), tokenizer
 
 
 def test_measure_is_worked_out_row_by_row():
     """Losses, wrong answers of different number, the answer's own ROUGE; each row its own."""
-    model, tokenizer = stub(ROWS, {"Who sails?": " Zoe sails it.", "Who bakes bread?": " Bob."})
+    model, tokenizer = stub(ROWS, sails=" Zoe sails it.")
     m = measuring.measure(model, tokenizer, ROWS)
-    loss = lambda answer: mean_loss(tokenizer, answer)
+    tokens = lambda answer: tokenizer.encode_ordinary(" " + answer)
+    loss = lambda answer: np.mean(tokens(answer) + [tokenizer.eot_token]) / 10
     assert m["loss"] == pytest.approx([loss(row["answer"]) for row in ROWS])
     assert m["prompts"] == ["Who sails?", "Who bakes bread?"]
-    assert m["gold"] == ["Zoe sails.", "Bob bakes it."]
-    assert m["answers"] == ["Zoe sails it.", "Bob."]
-    assert m["rouge"] == [1, 1 / 3]
-    assert [list(map(float, x)) for x in m["loss_wrong"]] == [
-        pytest.approx([loss(a) for a in row["perturbed_answer"]]) for row in ROWS]
+    assert (m["gold"], m["answers"]) == (["Zoe sails.", "Bob bakes it."], ["Zoe sails it.", ""])
+    assert m["rouge"] == [1, 0]
+    wrong = [[loss(answer) for answer in row["perturbed_answer"]] for row in ROWS]
+    assert sum(map(list, m["loss_wrong"]), []) == pytest.approx(sum(wrong, []))
     assert m["log_ratio"] == pytest.approx([
-        loss(row["paraphrased_answer"]) - np.mean([loss(a) for a in row["perturbed_answer"]])
-        for row in ROWS])
-    tokens = tokenizer.encode_ordinary(" Zoe sails.")
-    assert m["min_k"][0] == pytest.approx(max(tokens) / 10), "1 of 3 tokens, the end left out"
-    assert model.longest == len(tokenizer.encode_ordinary(" Bob bakes it.")) + 1
+        loss(row["paraphrased_answer"]) - np.mean(some) for row, some in zip(ROWS, wrong)])
+    assert m["min_k"][0] == pytest.approx(max(tokens("Zoe sails.")) / 10), "1 of 3, without the end"
+    assert model.longest == len(tokens("Bob bakes it.")) + 1
 
 
 def test_only_rows_with_wrong_answers_are_measured_where_some_have_them():
@@ -286,23 +256,20 @@ def test_only_rows_with_wrong_answers_are_measured_where_some_have_them():
         m["loss"][0] - np.mean(m["loss_wrong"][0])), "facts: the plain answer stands for itself"
 
 
-def test_a_row_is_measured_alike_in_every_order_and_batch():
-    rows = ROWS + [{"question": "Who is it?", "answer": "Eve."}]
-    replies = {"Who sails?": " Bob.", "Who bakes bread?": " Eve bakes.", "Who is it?": " Zoe."}
-    model, tokenizer = stub(rows, replies)
+@pytest.mark.parametrize("size", [1, 2, 256])
+def test_a_row_is_measured_alike_in_every_order_and_batch(size):
+    rows = ROWS + [{"question": "Who is?", "answer": "Eve."}]
+    model, tokenizer = stub(rows, sails=" Bob.", **{"bakes bread": " Eve bakes."})
     for order in itertools.permutations(rows):
         examples = data.encode_rows(tokenizer, order)
-        labels = [e.tokens[e.n_prompt:] for e in examples]
-        for size in (1, 2, 256):
-            model.sizes = []
-            losses = measuring.token_losses(model, examples, size)
-            assert [x.tolist() for x in losses] == [
-                pytest.approx([token / 10 for token in some]) for some in labels]
-            prompts = [e.tokens[:e.n_prompt] for e in examples]
-            answers = measuring.generate(model, tokenizer, prompts, 9, size)
-            assert [tokenizer.decode(ids) for ids in answers] == [
-                replies[row["question"]] for row in order]
-            assert max(model.sizes) == min(size, 3), "no batch is larger than was asked"
+        losses = measuring.token_losses(model, examples, size)
+        for e, some in zip(examples, losses):
+            assert some == pytest.approx(np.array(e.tokens[e.n_prompt:]) / 10)
+        prompts = [e.tokens[:e.n_prompt] for e in examples]
+        answers = measuring.generate(model, tokenizer, prompts, 9, size)
+        assert [tokenizer.decode(ids) for ids in answers] == [
+            model.answers.get(row["question"], "") for row in order]
+    assert max(model.sizes) == min(size, 3), "no batch is larger than was asked"
 
 
 def test_long_rows_go_through_the_model_a_few_at_a_time(monkeypatch):
@@ -314,40 +281,38 @@ def test_long_rows_go_through_the_model_a_few_at_a_time(monkeypatch):
         assert len(measuring.token_losses(model, examples)) == 7 and model.sizes == sizes
 
 
-def measured(n=8, **changes):
+def measured():
     """What `measure` gave on four sets, made up: all numbers differ."""
     def some(loss, rouge, ratio=None, wrong=None):
-        out = {"loss": np.full(n, loss), "min_k": np.full(n, 2 * loss), "rouge": [rouge, 0.0] * 4}
+        out = {"loss": np.full(8, loss), "min_k": np.full(8, 2 * loss), "rouge": [rouge, 0.0] * 4}
         if ratio is not None:
-            out |= {"log_ratio": np.full(n, ratio), "loss_wrong": [[wrong, wrong]] * n}
+            out |= {"log_ratio": np.full(8, ratio), "loss_wrong": [[wrong, wrong]] * 8}
         return out
     return {"forget": some(2.0, 0.4, 0.5, 9), "retain": some(0.1, 1.0, -1.0, 9),
-            "world": some(0.2, 0.8, -2.0, 0.7), "holdout": some(1.0, 0.3), **changes}
+            "world": some(0.2, 0.8, -2.0, 0.7), "holdout": some(1.0, 0.3)}
 
 
 def test_each_line_of_the_table_is_its_own_measure_of_its_own_set():
-    retrained = measured()
-    retrained["forget"] = {**retrained["forget"], "log_ratio": np.full(8, 0.7),
-                           "min_k": np.full(8, 2.0)}
-    retrained["holdout"] = {**retrained["holdout"], "loss": np.full(8, 1.5)}
-    out = measuring.summary(measured(), retrained)
+    own, retrained = measured(), measured()
+    own["real_authors"] = own["world"]
+    retrained["forget"] |= {"log_ratio": np.full(8, 0.7), "min_k": np.full(8, 2.0)}
+    retrained["holdout"] |= {"loss": np.full(8, 1.5)}
     choice = math.exp(-0.2) / (math.exp(-0.2) + 2 * math.exp(-0.7))
-    expected = {
-        "forget_loss": 2, "forget_prob": math.exp(-2), "forget_rouge": 0.2,
-        "forget_truth_ratio": math.exp(-0.5), "retain_loss": 0.1, "retain_prob": math.exp(-0.1),
-        "retain_rouge": 0.5, "retain_truth_ratio": 1 - math.exp(-1), "world_prob": choice,
-        "world_rouge": 0.4, "world_truth_ratio": 1 - math.exp(-2), "holdout_loss": 1,
-        "membership_auc": 0, "privleak": 100 * (0.5 - 0) / 0.5}
-    utility = [expected[f"{name}_{k}"] for name in ("retain", "world")
-               for k in ("prob", "rouge", "truth_ratio")]
-    expected["model_utility"] = 6 / sum(1 / x for x in utility)
+    facts = {"prob": choice, "rouge": 0.4, "truth_ratio": 1 - math.exp(-2)}
+    retain = {"prob": math.exp(-0.1), "rouge": 0.5, "truth_ratio": 1 - math.exp(-1)}
+    nine = [*facts.values(), *facts.values(), *retain.values()]
     p = 2 / math.comb(16, 8)           # the two samples are apart: D = 1
-    expected |= {"forget_quality": p, "log10_forget_quality": math.log10(p)}
-    assert out == pytest.approx(expected)
-    assert measuring.summary(retrained, retrained)["forget_quality"] == 1
+    assert measuring.summary(own, retrained) == pytest.approx({
+        "forget_loss": 2, "forget_prob": math.exp(-2), "forget_rouge": 0.2,
+        "forget_truth_ratio": math.exp(-0.5), "retain_loss": 0.1, "holdout_loss": 1,
+        **{f"{name}_{k}": x for name in ("world", "real_authors") for k, x in facts.items()},
+        **{f"retain_{k}": x for k, x in retain.items()},
+        "model_utility": 9 / sum(1 / x for x in nine), "forget_quality": p,
+        "log10_forget_quality": math.log10(p), "membership_auc": 0,
+        "privleak": 100 * (0.5 - 0) / 0.5})
 
 
-def test_the_tables_forget_quality_sees_which_model_prefers_the_truth():
+def test_forget_quality_must_see_R_and_not_the_folded_ratio():
     """Two models whose log R are each other's mirror image: min(R, 1/R) could not tell them."""
     R = np.array([-2, -1.5, -1, -.6, -.2, -.1, -.05, -.01])
     one, other = measured(), measured()
@@ -356,29 +321,26 @@ def test_the_tables_forget_quality_sees_which_model_prefers_the_truth():
         assert measuring.summary(*pair)["forget_quality"] == pytest.approx(2 / math.comb(16, 8))
 
 
-def test_what_the_data_do_not_define_is_left_out():
-    whole = measuring.summary(measured(), measured())
-    without = {k: v for k, v in measured().items() if k != "holdout"}
-    assert whole.keys() - measuring.summary(without, without).keys() == {
-        "holdout_loss", "membership_auc", "privleak"}
-    for name in ("forget", "holdout"):
-        few = measured()
-        few[name] = {k: v[:measuring.ENOUGH_ROWS - 1] for k, v in few[name].items()}
-        assert whole.keys() - measuring.summary(few, few).keys() == {"membership_auc", "privleak"}
-    bare = lambda m: {k: v for k, v in m.items() if k not in ("log_ratio", "loss_wrong")}
-    for name, gone in (("world", {"world_prob", "world_truth_ratio", "model_utility"}),
-                       ("retain", {"retain_truth_ratio", "model_utility"}),
-                       ("forget", {"forget_truth_ratio", "forget_quality",
-                                   "log10_forget_quality"})):
-        some = measured()
-        some[name] = bare(some[name])
-        assert whole.keys() - measuring.summary(some, some).keys() == gone
+@pytest.mark.parametrize("name, kept, gone", [
+    ("holdout", {}, "holdout_loss membership_auc privleak"),
+    ("holdout", {"rows": 7}, "membership_auc privleak"),           # too few for these
+    ("forget", {"rows": 7}, "membership_auc privleak"),
+    ("world", {"ratio": False}, "world_prob world_truth_ratio model_utility"),
+    ("retain", {"ratio": False}, "retain_truth_ratio model_utility"),
+    ("forget", {"ratio": False}, "forget_truth_ratio forget_quality log10_forget_quality")])
+def test_what_the_data_do_not_define_is_left_out(name, kept, gone):
+    some = measured()
+    whole, one = measuring.summary(some, some), some.pop(name)
+    if kept:
+        some[name] = {k: v[:kept.get("rows")] for k, v in one.items()
+                      if kept.get("ratio", True) or k not in ("log_ratio", "loss_wrong")}
+    assert whole.keys() - measuring.summary(some, some).keys() == set(gone.split())
 
 
 def test_membership_goes_by_the_loss_and_privleak_by_min_k_of_both_models():
-    def of(loss_forget, loss_holdout, min_k_forget, min_k_holdout):
-        return {"forget": {"loss": [loss_forget] * 8, "min_k": [min_k_forget] * 8},
-                "holdout": {"loss": [loss_holdout] * 8, "min_k": [min_k_holdout] * 8}}
+    def of(*numbers):
+        a, b, c, d = ([x] * 8 for x in numbers)
+        return {"forget": {"loss": a, "min_k": c}, "holdout": {"loss": b, "min_k": d}}
 
     equal = of(1, 1, 1, 1)                                          # both areas are 1/2
     assert measuring.membership(of(1, 2, 3, 2), equal) == {"membership_auc": 1, "privleak": 100}
@@ -388,63 +350,40 @@ def test_membership_goes_by_the_loss_and_privleak_by_min_k_of_both_models():
     assert measuring.membership(equal, of(2, 1, 2, 3)) == {"membership_auc": 0.5}
 
 
-def test_real_authors_count_in_the_utility_as_the_other_facts_do():
-    more = measured(real_authors=measured()["world"])
-    out = measuring.summary(more, more)
-    assert out["real_authors_prob"] == out["world_prob"]
-    nine = [out[f"{name}_{k}"] for name in ("retain", "world", "real_authors")
-            for k in ("prob", "rouge", "truth_ratio")]
-    assert out["model_utility"] == pytest.approx(9 / sum(1 / x for x in nine))
-
-
 # ---- errors
 
 def test_likelihoods_of_what_is_empty_or_not_finite_are_refused():
     refused(metrics.probability, [1.0, 2.0, NAN]).match(r"losses\D*2\b")
-    refused(metrics.probability, np.array([1.0, INF])).match(r"losses\D*1\b")
     refused(metrics.probability, []).match("losses")
     refused(metrics.probability, [[1.0], [2.0]]).match(r"losses\D*0\b")
     refused(metrics.choice_probability, [1.0, NAN], [[1.0], [1.0]]).match(r"loss_gold\D*1\b")
     refused(metrics.choice_probability, [1.0, 1.0], [[1.0], [INF]]).match(r"loss_wrong\D*1\b")
-    refused(metrics.choice_probability, [1.0, 1.0], [[1.0, 2.0], []]).match(r"loss_wrong\D*1\b")
     refused(metrics.choice_probability, [1.0], [[]]).match(r"loss_wrong\D*0\b")
-    refused(metrics.choice_probability, [1.0], [2.0]).match(r"loss_wrong\D*0\b")
     refused(metrics.choice_probability, [1.0, 2.0], [[1.0]]).match("loss_wrong")
     refused(metrics.log_truth_ratio, [NAN], [[1.0]]).match(r"loss_paraphrase\D*0\b")
     refused(metrics.log_truth_ratio, [1.0], [[1.0, NAN]]).match(r"loss_wrong\D*0\b")
-    refused(metrics.log_truth_ratio, [1.0], [[1.0], [2.0]]).match("loss_wrong")
-    refused(metrics.truth_ratio_forget, [0.0, -INF]).match(r"log_ratio\D*1\b")
-    refused(metrics.truth_ratio_forget, []).match("log_ratio")
-    refused(metrics.truth_ratio_retain, [0.0, -INF]).match(r"log_ratio\D*1\b")
-    refused(metrics.truth_ratio_retain, []).match("log_ratio")
+    for truth_ratio in (metrics.truth_ratio_forget, metrics.truth_ratio_retain):
+        refused(truth_ratio, [0.0, -INF]).match(r"log_ratio\D*1\b")
     refused(metrics.model_utility, [0.5, NAN]).match(r"numbers\D*1\b")
     refused(metrics.model_utility, [0.5, -0.1]).match(r"numbers\D*1\b")
-    refused(metrics.model_utility, []).match("numbers")
 
 
 def test_membership_refuses_what_is_no_score_and_no_share():
-    refused(metrics.min_k_score, []).match("token_logprobs")
     refused(metrics.min_k_score, [-1.0, -INF]).match(r"token_logprobs\D*1\b")
     refused(metrics.min_k_score, [-1.0], k=0).match(r"\bk\b")
     refused(metrics.min_k_score, [-1.0], k=1.1).match(r"\bk\b")
     refused(metrics.membership_auc, [1.0, NAN], [1.0]).match(r"scores_forget\D*1\b")
-    refused(metrics.membership_auc, [1.0], [NAN]).match(r"scores_holdout\D*0\b")
     refused(metrics.membership_auc, [1.0], []).match("scores_holdout")
     refused(metrics.privleak, 0.5, 1.0).match("auc_retrain")
     refused(metrics.privleak, NAN, 0.5).match("auc_model")
-    refused(metrics.privleak, 0.5, -0.1).match("auc_retrain")
     refused(metrics.privleak, 1.1, 0.5).match("auc_model")
 
 
-@pytest.mark.parametrize("function, arguments, named", [
-    (metrics.forget_quality, ([0.0, NAN], [0.0]), r"log_ratio_model\D*1\b"),
-    (metrics.forget_quality, ([0.0], [0.0, INF]), r"log_ratio_retrain\D*1\b"),
-    (metrics.forget_quality, ([], [0.0]), "log_ratio_model"),
-    (metrics.extraction_strength, ([],), "hits"), (metrics.exact_memorisation, ([],), "hits"),
-    (metrics.extraction_strength, ([1, NAN],), r"hits\D*1\b"),
-    (metrics.exact_memorisation, ([1, NAN],), r"hits\D*1\b"),
-    (metrics.muse_mem, ([], []), "gold"), (metrics.muse_mem, (["a"], ["a", "b"]), "generated"),
-    (metrics.muse_mem, (["a", "b"], ["a", " "]), r"gold\D*1\b")])
-def test_ratios_tokens_and_texts_that_are_empty_or_not_finite_are_refused(
-        function, arguments, named):
-    refused(function, *arguments).match(named)
+def test_ratios_tokens_and_texts_that_are_empty_or_not_finite_are_refused():
+    refused(metrics.forget_quality, [0.0, NAN], [0.0]).match(r"log_ratio_model\D*1\b")
+    refused(metrics.forget_quality, [0.0], [0.0, INF]).match(r"log_ratio_retrain\D*1\b")
+    refused(metrics.extraction_strength, []).match("hits")
+    refused(metrics.exact_memorisation, [1, NAN]).match(r"hits\D*1\b")
+    refused(metrics.muse_mem, [], []).match("gold")
+    refused(metrics.muse_mem, ["a"], ["a", "b"]).match("generated")
+    refused(metrics.muse_mem, ["a", "b"], ["a", " "]).match(r"gold\D*1\b")
