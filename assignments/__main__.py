@@ -21,7 +21,7 @@ import sys
 import tempfile
 
 import assignments
-from assignments import blank, grade, package, recorder, submissions
+from assignments import blank, grade, package, submissions
 from assignments.blank import ROOT
 
 
@@ -77,7 +77,7 @@ def check(a, args):
     """Grade this copy as the teacher does, and show each failure."""
     part = own_copy(a, "check")["part"]
     print(f"Checking {', '.join(a.files)}. This takes some ten seconds; an endless loop is stopped "
-          f"after {recorder.CPU_LIMIT} s.", flush=True)
+          f"after {grade.CPU_LIMIT} s.", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         blank.pristine(a, folder, ROOT)
         one = a._replace(points={"": a.points[part]})
