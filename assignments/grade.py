@@ -183,7 +183,8 @@ def as_csv(a, entries):
 
 def as_json(a, entries):
     """The same with the lines on each failed test; one shape however many there are."""
-    return json.dumps({"assignment": a.number, "of": a.total, "submissions": entries}, indent=1) + "\n"
+    found = {"assignment": a.number, "of": a.total, "submissions": entries}
+    return json.dumps(found, indent=1) + "\n"
 
 
 def save(path, text):
