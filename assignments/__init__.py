@@ -31,7 +31,7 @@ class Assignment(NamedTuple):
     section: str
     minutes: int
     by_hand: int
-    functions: list     # "ngdiff.direction"; or whole files, "ngdiff.py", where bugs are to be found
+    functions: list     # "ngdiff.direction"; or a whole file, "ngdiff.py", to find a bug in
     files: list         # what a student hands in: the files that hold the functions
     hints: list
     text: str
@@ -80,7 +80,7 @@ def read(path, number, root=ROOT):
                f"is {values.get(key)!r}: must be given, of type {KEYS[key].__name__}")
     demand(len(values["hints"]) == 3, "hints", f"has {len(values['hints'])} texts: must have 3")
     bugs, points = values.pop("bug"), values.pop("points")
-    demand(all(set(bug) == set(Bug._fields) for bug in bugs), "bug", "must have name, file, old, new")
+    demand(all(set(b) == set(Bug._fields) for b in bugs), "bug", "must have name, file, old, new")
     points = points if all(isinstance(tests, dict) for tests in points.values()) else {"": points}
     for test, n in [pair for tests in points.values() for pair in tests.items()]:
         demand(isinstance(n, int) and n > 0, "points", f"of {test} are {n!r}: a whole number > 0")

@@ -21,7 +21,7 @@ import sys
 import tempfile
 
 import assignments
-from assignments import blank, grade, package, recorder, submissions
+from assignments import blank, grade, package, submissions
 from assignments.blank import ROOT
 
 
@@ -77,17 +77,18 @@ def check(a, args):
     """Grade this copy as the teacher does, and show each failure."""
     part = own_copy(a, "check")["part"]
     print(f"Checking {', '.join(a.files)}. This takes some ten seconds; an endless loop is stopped "
-          f"after {recorder.CPU_LIMIT} s.", flush=True)
+          f"after {grade.CPU_LIMIT} s.", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         blank.pristine(a, folder, ROOT)
         one = a._replace(points={"": a.points[part]})
         score = grade.score(one, ROOT, os.path.join(folder, part))
-    for test, (got, of, lines) in score.tests.items() if score.status == "graded" else ():
+    ran = score.status in ("graded", "stopped")
+    for test, (got, of, lines) in score.tests.items() if ran else ():
         name = test.partition("::test_")[2].replace("_", " ")
         print("\n         ".join([f"{got:2} of {of}  {name}", *lines]))
     print("\n".join([*score.left_out, f"{score.points} of {score.total} points; {score.why}"]))
     remember(points=score.points)
-    if score.status == "graded" and score.points < score.total:
+    if ran and score.points < score.total:
         lost = next(test for test, (got, of, _) in score.tests.items() if got < of)
         print(f"The whole of the first failure: python -m pytest {lost}\n"
               "A hint: python -m assignments hint")
@@ -158,7 +159,8 @@ def parser():
                       ("handout", handout), ("package", make_package), ("grade", grade_all)):
         one = commands.add_parser(name, usage=__doc__, allow_abbrev=False)
         one.set_defaults(run=run)
-        one.add_argument("number", type=int, nargs="?" if name in ("show", "check", "hint") else None)
+        in_a_copy = name in ("show", "check", "hint")
+        one.add_argument("number", type=int, nargs="?" if in_a_copy else None)
         if name in ("start", "handout", "package"):
             one.add_argument("folder")
         if name == "package":
@@ -176,8 +178,8 @@ def command(argv):
         return show_list(found)
     number = state().get("assignment") if args.number is None else args.number
     if number not in found:
-        raise ValueError(f"{args.what} {'without a number' if number is None else number}: choose an "
-                         f"assignment from {min(found)} to {max(found)}")
+        raise ValueError(f"{args.what} {'without a number' if number is None else number}: choose "
+                         f"an assignment from {min(found)} to {max(found)}")
     return args.run(found[number], args)
 
 

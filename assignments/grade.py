@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from assignments import recorder
 
-TIME_LIMIT = 100         # seconds a submission, however busy the machine is; see CPU_LIMIT too
+CPU_LIMIT = 20           # seconds of computing a submission: an endless loop ends here
+TIME_LIMIT = 100         # seconds, however busy the machine is
 SIDE_BY_SIDE = 2
 PRELOAD = ["torch", "numpy", "matplotlib.figure", "tiktoken", "pytest"]
 
@@ -54,12 +55,12 @@ def context():
     return forks
 
 
-def grade(a, folders, pristine, time_limit=TIME_LIMIT):
+def grade(a, folders, pristine, cpu=CPU_LIMIT):
     """Yield (i, Score of folders[i]) as they end. folders: where the students' files are, "" where
     there are none; pristine: what blank.pristine made."""
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         try:
-            futures = {pool.submit(score, a, folder, pristine, time_limit): i
+            futures = {pool.submit(score, a, folder, pristine, cpu): i
                        for i, folder in enumerate(folders)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -70,12 +71,12 @@ def grade(a, folders, pristine, time_limit=TIME_LIMIT):
                     process.kill()
 
 
-def score(a, folder, pristine, time_limit=TIME_LIMIT):
+def score(a, folder, pristine, cpu=CPU_LIMIT):
     """The Score of one submission. The folders of an assignment, bug1, ..., count together."""
     parts = {}
     for part, points in a.points.items():
         parts[part] = judge(points, *run(os.path.join(folder, part), os.path.join(pristine, part),
-                                         a.functions, points, time_limit)
+                                         a.functions, points, cpu)
                             if folder else ([], ""))
     if not folder:
         why = f"nothing to grade: no {' or '.join(a.files)} found"
@@ -83,15 +84,15 @@ def score(a, folder, pristine, time_limit=TIME_LIMIT):
     return together(parts)
 
 
-def run(student, pristine, functions, points, time_limit):
+def run(student, pristine, functions, points, cpu):
     """(records, how it ended): what the process of one folder reported."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         report = os.path.join(folder, token_hex(16))
         root = shutil.copytree(pristine, os.path.join(folder, "project"))
         process = context().Process(target=recorder.run, name="submission", daemon=True,
-                                    args=(student, root, functions, list(points), report))
+                                    args=(student, root, functions, list(points), report, cpu))
         process.start()
-        process.join(time_limit)
+        process.join(TIME_LIMIT)
         late = process.is_alive()
         try:
             os.killpg(process.pid, signal.SIGKILL)         # what it started as well
@@ -103,9 +104,9 @@ def run(student, pristine, functions, points, time_limit):
             with open(report, encoding="utf-8", errors="replace") as f:
                 records = [json.loads(line) for line in f if line.endswith("}\n")]
     if late:
-        return records, f"stopped after {time_limit:g} s"
+        return records, f"stopped after {TIME_LIMIT} s"
     if hasattr(signal, "SIGXCPU") and process.exitcode == -signal.SIGXCPU:
-        return records, f"stopped after {recorder.CPU_LIMIT} s of computing"
+        return records, f"stopped after {cpu} s of computing"
     return records, f"the process ended, exit code {process.exitcode}"
 
 
@@ -182,7 +183,8 @@ def as_csv(a, entries):
 
 def as_json(a, entries):
     """The same with the lines on each failed test; one shape however many there are."""
-    return json.dumps({"assignment": a.number, "of": a.total, "submissions": entries}, indent=1) + "\n"
+    found = {"assignment": a.number, "of": a.total, "submissions": entries}
+    return json.dumps(found, indent=1) + "\n"
 
 
 def save(path, text):

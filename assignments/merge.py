@@ -1,4 +1,4 @@
-"""A student's file becomes part of the pristine project: the one way for `check` and for `grade`."""
+"""A student's file becomes part of the pristine project: the one way for `check` and `grade`."""
 import ast
 import importlib.util
 import os

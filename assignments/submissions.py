@@ -10,7 +10,7 @@ from typing import NamedTuple
 SIZE = 64 * 2**20           # bytes that a zip may unpack to
 DEPTH = 4                   # folders within folders
 IGNORED = (".", "__", "Thumbs.db", "submission_metadata.y")
-NAMES = (   # Given Family_1234567_assignsubmission_file_;  familygiven_LATE_12345_987654_ngdiff-2.py
+NAMES = (   # Ada Example_1234567_assignsubmission_file_;  exampleada_LATE_12345_98765_ngdiff-2.py
     r"(?P<student>.+?)(?:_(?P<id>\d+))?_assignsubmission_[a-z]+(?:_(?P<file>.*))?$",
     r"(?P<student>.+?)(?P<late>_LATE)?_(?P<id>\d+)_(?P<order>\d+)_(?P<file>.+)$",
     r"submission_(?P<order>\d+)$")

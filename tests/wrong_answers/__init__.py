@@ -1,6 +1,6 @@
-"""Do the tests that carry points tell right from wrong? Each file here lists plausible wrong answers
-to one assignment: [[wrong]] tables with name (the mistake, in words), file, old (the shipped lines,
-which stand there once) and new. Each must lose points, and not all of them.
+"""Do the tests that carry points tell right from wrong? Each file here lists plausible wrong
+answers to one assignment: [[wrong]] tables with name (the mistake, in words), file, old (the
+shipped lines, which stand there once) and new. Each must lose points, and not all of them.
 
     python -m tests.wrong_answers [N ...]    all of them, and more: see __main__.py
 
@@ -43,7 +43,8 @@ def around(bug):
     line = source[:source.index(bug.old.lstrip("\n"))].count("\n") + 1
     path, body = [], blank.parsed(source).body
     while body:
-        node = next((n for n in body if hasattr(n, "name") and n.lineno <= line <= n.end_lineno), None)
+        node = next((n for n in body if hasattr(n, "name") and n.lineno <= line <= n.end_lineno),
+                    None)
         path, body = (path + [node.name], node.body) if node else (path, None)
         if isinstance(node, ast.FunctionDef):
             break

@@ -1,8 +1,8 @@
-"""Everything about the assignments that takes minutes. Exit code 1 if something is not as it must be.
+"""Everything about the assignments that takes minutes. Exit code 1 if something is wrong.
 
     python -m tests.wrong_answers answers     every variant of the code, every wrong answer
-    python -m tests.wrong_answers grader      the real grader: shipped full, blank 0; then 60 edits of
-                                              right work, in which check must equal grade
+    python -m tests.wrong_answers grader      the real grader: shipped full, blank 0; then 60 edits
+                                              of right work, in which check must equal grade
     python -m tests.wrong_answers packages    both packages, four submissions each: seconds, memory
     python -m tests.wrong_answers class       100 submissions of assignment 2: seconds
 """
@@ -50,7 +50,8 @@ def grader(scratch):
         blank.pristine(a, pristine)
         whole, none = (score for _, score in sorted(grade.grade(
             a, [right(a, at / "right"), pristine], pristine)))
-        print(f"{n:2}: shipped {whole.points} of {whole.total}, blank {none.points} ({none.status})")
+        print(f"{n:2}: shipped {whole.points} of {whole.total}, blank {none.points} "
+              f"({none.status})", flush=True)
         if (whole.points, none.points, whole.left_out) != (a.total, 0, []):
             yield f"{n}: {whole}, {none}"
         if not a.bugs:
@@ -68,7 +69,7 @@ def edited(a, at, pristine):
              if edit[0] == "a class's __init__"]
     folders = []
     for i, (name, (source, _)) in enumerate(some):
-        for kind in ("alone", "copy", "whole"):       # handed in; in a student's copy; as pytest has it
+        for kind in ("alone", "copy", "whole"):     # handed in; in a copy; as pytest has it
             folder = at / f"{kind}{i}"
             shutil.copytree(pristine, folder) if kind == "copy" else folder.mkdir()
             (folder / file).write_text(source, encoding="utf-8", newline="")
@@ -79,9 +80,9 @@ def edited(a, at, pristine):
         alone, check = scores[3 * i], scores[3 * i + 1]
         if as_pytest[i].points != a.total:
             yield f"{a.number}: {name}: pytest does not accept it: {as_pytest[i].why}"
-        if (alone.points, alone.left_out) != (check.points, check.left_out) or (alone.points < a.total and not alone.left_out) or \
-                (must_keep and alone.points < a.total):
-            yield f"{a.number}: {name}: {alone.points}, {check.points} of {a.total}, {alone.left_out}"
+        lost = alone.points < a.total and (must_keep or not alone.left_out)
+        if lost or (alone.points, alone.left_out) != (check.points, check.left_out):
+            yield f"{a.number}: {name}: {alone.points}, {check.points} of {a.total}, {alone.why}"
     return len(some)
 
 
@@ -106,7 +107,7 @@ def packages(scratch):
             python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
             python.chmod(0o755)
         for name, source, points in (("right", shipped, a.total), ("blank", blanks, 0),
-                                     ("broken", shipped.replace("def direction(", "def direction"), 0),
+                                     ("broken", shipped.replace("def direction(", "def x"), 0),
                                      ("looping", shipped.replace(body, LOOP + body), 0)):
             own = made / "submission" if target == "gradescope" else made / name
             shutil.rmtree(own, ignore_errors=True)
@@ -121,7 +122,9 @@ def packages(scratch):
             while process.poll() is None:
                 peak = max(peak, memory(process.pid))
                 time.sleep(0.05)
-            result = made / "results" / "results.json" if target == "gradescope" else own / "result.json"
+            result = own / "result.json"
+            if target == "gradescope":
+                result = made / "results" / "results.json"
             found = sum(test["score"] for test in json.loads(result.read_text())["tests"])
             print(f"{target}: {name} {found} of {a.total}, {time.monotonic() - started:.0f} s, "
                   f"{peak / 2**20:.0f} MB", flush=True)
@@ -154,8 +157,8 @@ def of_100(scratch):
     wrong = wrong_answers.wrong_answers(2)
     sources += [blank.replaced(shipped, wrong[i % len(wrong)]) for i in range(30)]
     for i in range(20):
-        hostile = ("while True: pass", "import os; os._exit(0)", "exit()", "print('10 passed'); return",
-                   "x = ", "bytearray(2**34)")[i % 6]
+        hostile = ("while True: pass", "import os; os._exit(0)", "exit()", "x = ",
+                   "print('10 passed'); return", "bytearray(2**34)")[i % 6]
         sources.append(shipped.replace(head, f"    {hostile}\n{head}"))
     folders = []
     for i, source in enumerate(sources):
@@ -174,8 +177,8 @@ def main(names):
     found = []
     for name in names or ("answers", "grader", "packages", "class"):
         with tempfile.TemporaryDirectory() as scratch:
-            step = {"answers": answers, "grader": grader, "packages": packages, "class": of_100}[name]
-            for line in step(Path(scratch)):
+            steps = {"answers": answers, "grader": grader, "packages": packages, "class": of_100}
+            for line in steps[name](Path(scratch)):
                 print("NOT AS IT MUST BE:", line, flush=True)
                 found.append(line)
     return 1 if found else 0

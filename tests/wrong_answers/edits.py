@@ -17,7 +17,8 @@ def edits(source, path, method=None):
         """use: a statement in the function's body; above: in front of it; first: after the
         module's docstring; end: at its end; signature: (old, new) in the function's head."""
         new = list(lines)
-        new.insert(body.lineno - 1, textwrap.indent(use + "\n" if use else "", " " * body.col_offset))
+        use = textwrap.indent(use + "\n" if use else "", " " * body.col_offset)
+        new.insert(body.lineno - 1, use)
         if signature:
             at = node.lineno - 1
             head = "".join(new[at:body.lineno])
@@ -30,17 +31,18 @@ def edits(source, path, method=None):
 
     helper = "def helper(x):\n    return x\n\n"
     found = {
-        "one more name in an import": (edited("List", first="from typing import List, NamedTuple"), True),
+        "one more name in an import": (edited("List", first="from typing import List, NamedTuple"),
+                                       True),
         "an import that is there already": (edited(first="import math\nimport math as m2"), True),
         "a submodule": (edited("os.path.join('a', 'b')", first="import os.path"), True),
-        "a later import": (edited("Counter('aa')", end="\nfrom collections import Counter\n"), True),
+        "a later import": (edited("Counter('a')", end="\nfrom collections import Counter\n"), True),
         "a helper in front": (edited("helper(1)", above=helper), True),
         "a helper at the end": (edited("helper(1)", end="\n" + helper), True),
         "a helper by lambda": (edited("helper(1)", above="helper = lambda x: x"), True),
         "a decorator": (edited(above=helper).replace(
-            lines[node.lineno - 1], " " * node.col_offset + "@helper\n" + lines[node.lineno - 1], 1),
-            True),
-        "a constant as default": (edited(above="MINE = 2.5", signature=("):", ", mine=MINE):")), True),
+            lines[node.lineno - 1], " " * node.col_offset + "@helper\n" + lines[node.lineno - 1],
+            1), True),
+        "a constant as default": (edited(above="MY = 2.5", signature=("):", ", my=MY):")), True),
         "two constants": (edited("ONE + TWO", above="ONE, TWO = 1, 2"), True),
         "annotations": (edited(above="Vector = list", signature=("):", ") -> Vector:")), True),
         "annotations of the future": (edited(first="from __future__ import annotations",
