@@ -53,8 +53,8 @@ def unlearn_one(run, trained):
         return {"ran away": str(e)}
     if run.config.level:
         rows = measuring.measure_losses(stage.model, run.examples["forget"])["loss"]
-        final |= {"row_low": rows.min() / final["holdout_loss"],
-                  "row_high": rows.max() / final["holdout_loss"]}
+        final |= {"row_low": min(rows) / final["holdout_loss"],
+                  "row_high": max(rows) / final["holdout_loss"]}
     return {"steps": stage.step, "fits": sum(row["fits"] or 0 for row in stage.log),
             "lr": stage.log[-1]["lr"] if stage.log else run.config.lr, "seconds": stage.seconds,
             "retrain_forget_rouge": float(np.mean(unseen["forget"]["rouge"])),

@@ -36,8 +36,6 @@ def ready(argv):
     return folder, run, stages
 
 
-# --------------------------------------------------------------------------- the four tests
-
 def relearning(model, known, device, group=""):
     """Train a copy of `model` on the Examples `known` (AdamW, one batch). Yields the copy before
     the first step and after every second one. group: train only parameters with this in the name.
@@ -108,8 +106,6 @@ def audit_one(run, model):
     curve = [mean_probability(m, other) for m in relearning(model, forget[::4], device)]
     return out | {f"relearn_prob {step}": curve[step // 2] for step in (0, 10, 20, 40)}, curve
 
-
-# --------------------------------------------------------------------------- what is shown
 
 def draw(audits):
     """A Figure: the relearning curves; ROUGE after rounding and for rephrased questions."""

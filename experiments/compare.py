@@ -61,8 +61,6 @@ def prepare(config, seeds):
     return runs
 
 
-# --------------------------------------------------------------------------- the runs
-
 def all_references(runs):
     """{seed: its tradeoff.References}, its models trained into the cache."""
     plain = [some[False] for some in runs.values()]
@@ -100,11 +98,8 @@ def run_all(title, some, found, runs):
                    for r, s in zip(v.runs, runs)]
 
 
-# --------------------------------------------------------------------------- what is shown
-
-# of a run's end, with their digits
 COLUMNS = {"retain_rouge": 3, "world_rouge": 3, "forget_rouge": 3, "membership_auc": 3,
-           "log10_forget_quality": 2}
+           "log10_forget_quality": 2}          # of a run's end, with their digits
 
 
 def spread(values, digits=3):

@@ -68,8 +68,7 @@ def differences(old, new):
 
 
 def models_in(run, stages):
-    """{title: model} of the Stages of `run_of`: read from the cache, or made if they are not
-    there."""
+    """{title: model} of the Stages of `run_of`: from the cache, or made if they are not there."""
     if all(stage.finished() for stage in stages.values()):
         for stage in stages.values():
             stage.restore()

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import ngdiff
 import train
-from experiments import shared
+from experiments import audit, shared
 from harness import flags, measuring, report
 
 VARIANTS = {      # a, b of d = a g_R - b g_F
@@ -28,14 +28,9 @@ def ready(argv):
     parser = shared.parser("pictures", __doc__)
     parser.add_argument("name", metavar="NAME", choices=PICTURES)
     name = parser.parse_args(argv[:1]).name
-    runs = [train.prepare(shared.parse([*argv[1:], *more], (), __doc__))
-            for more in ([], ["--level"])[:1 + (name == "rows")]]
-    c = runs[0].config
-    if name != "rows" and (c.method, c.optimizer, c.level, c.dtype) != (
-            "ngdiff", "sgd", False, "float32"):
-        raise ValueError("--method, --optimizer, --level, --dtype: this is about plain ngdiff with "
-                         "sgd, in float32")
-    return name, runs
+    taken = () if name == "rows" else ("method", "optimizer", "level", "dtype")
+    return name, [train.prepare(shared.parse([*argv[1:], *more], taken, __doc__))
+                  for more in ([], ["--level"])[:1 + (name == "rows")]]
 
 
 def follow(run, target, weigh, every=0):
@@ -89,27 +84,18 @@ def plot(ax, log, styles, **settings):
 
 
 def norms(run):
-    target, shown = train.train_both(run)["target"].model, {}
-    for name, weigh in VARIANTS.items():
+    target, fig = train.train_both(run)["target"].model, Figure((12, 5), layout="constrained")
+    axes = fig.subplots(2, len(VARIANTS), sharex=True, sharey="row")
+    for (name, weigh), above, below in zip(VARIANTS.items(), *axes):
         log, model = follow(run, target, weigh)
         fits = ", ".join(row["status"] for row in log if row["status"])
-        retain, forget = (np.mean(measuring.measure(model, run.tokenizer, run.rows[k])["rouge"])
-                          for k in ("retain", "forget"))
+        retain, forget = (audit.rouge(run, model, run.rows[k]) for k in ("retain", "forget"))
         print(f"{name:22} retain ROUGE {retain:.3f}  forget ROUGE {forget:.3f}  "
               f"last lr {log[-1]['lr']:.3g}  AutoLR: {fits}")
-        shown[f"{name}\nROUGE: retain {retain:.2f}, forget {forget:.2f}"] = log
-    return {"norms.png": report.png(draw_norms(shown), 80)}
-
-
-def draw_norms(shown):
-    """A Figure with a column a run, {title: log}: the losses above, the learning rate below."""
-    fig = Figure(figsize=(12, 5), layout="constrained")
-    axes = fig.subplots(2, len(shown), sharex=True, sharey="row")
-    for (title, log), (above, below) in zip(shown.items(), axes.T):
-        plot(above, log, {"loss_retain": "C0", "loss_forget": "C3"}, title=title,
-             ylabel="nats per token")
+        plot(above, log, {"loss_retain": "C0", "loss_forget": "C3"}, ylabel="nats per token",
+             title=f"{name}\nROUGE: retain {retain:.2f}, forget {forget:.2f}")
         plot(below, log, {"lr": "C2"}, ylabel="learning rate")
-    return fig
+    return {"norms.png": report.png(fig, 80)}
 
 
 def rows(plain, level):
@@ -121,7 +107,7 @@ def rows(plain, level):
           f"{'holdout mean':>14}")
     for name, stage in shown.items():
         forget, holdout = shown[name] = [
-            measuring.measure_losses(stage.model, plain.examples[k])["loss"]
+            np.array(measuring.measure_losses(stage.model, plain.examples[k])["loss"])
             for k in ("forget", "holdout")]
         print(f"{name:18} {forget.min():14.3f} {np.median(forget):12.3f} {forget.max():12.3f} "
               f"{holdout.mean():14.3f}")
@@ -131,14 +117,13 @@ def rows(plain, level):
 def draw_rows(losses):
     """A Figure. losses: {name: (forget rows' losses (N,), holdout rows' (M,))}; the first model, the
     target, orders the rows."""
-    fig = Figure(figsize=(8, 4), layout="constrained")
+    fig = Figure((8, 4), layout="constrained")
     ax = fig.subplots()
     orders = [np.argsort(some) for some in next(iter(losses.values()))]
-    for i, (forget, holdout) in enumerate(losses.values()):
-        for some, order, at, style in ((forget, orders[0], i - 0.15, "C3."),
-                                       (holdout, orders[1], i + 0.15, "C7.")):
+    for i, pair in enumerate(losses.values()):
+        for some, order, at, style in zip(pair, orders, (i - 0.15, i + 0.15), ("C3.", "C7.")):
             ax.plot(at + np.linspace(-0.1, 0.1, len(some)), some[order], style, alpha=0.6)
-        ax.plot([i - 0.35, i + 0.35], [holdout.mean()] * 2, "k", lw=1)
+        ax.plot([i - 0.35, i + 0.35], [pair[1].mean()] * 2, "k", lw=1)
     ax.set(yscale="log", ylabel="loss of a row, nats per token",
            title="Each forgotten row's loss, beside rows that were never seen")
     ax.set_xticks(range(len(losses)), losses)
@@ -154,18 +139,13 @@ def swing(run):
     print("step" + "".join(f"{k:>13}" for k in keys))
     for x in looks:
         print(f"{x['step']:4}" + "".join(f"{x[k]:13.4f}" if x[k] else f"{'-':>13}" for k in keys))
-    return {"swing.png": report.png(draw_swing(looks), 80)}
-
-
-def draw_swing(looks):
-    """A Figure: the rates on the left; the curvature and the gradient's norm on the right."""
-    fig = Figure(figsize=(11, 4), layout="constrained")
+    fig = Figure((11, 4), layout="constrained")
     left, right = fig.subplots(1, 2)
     plot(left, looks, {"lr": "k-", "own batch": "C0o-", "narrow": "C0:", "all rows": "C1s-"},
          title="Best rates along d, and lr, the rate taken")
     plot(right, looks, {"curvature": "o-", "norm_retain": "o-"},
          title="Curvature of L_R along d, norm of g_R")
-    return fig
+    return {"swing.png": report.png(fig, 80)}
 
 
 PICTURES = {"norms": norms, "rows": rows, "swing": swing}

@@ -81,8 +81,7 @@ def which(run, model):
 
 
 def author(row):
-    """The author's name in a question of the built-in data: its words that begin large, save the
-    first."""
+    """The author's name in a built-in question: its words that begin large, save the first."""
     return " ".join(word for word in row["question"].rstrip("?").split()[1:] if word.istitle())
 
 
@@ -96,8 +95,7 @@ def decayed(run, target, decay):
 
 
 def settings(run, target):
-    """{setting: [curve, retain ROUGE]} after unlearning `target`, a Stage, with each of the
-    SETTINGS and DECAYS."""
+    """{setting: curve and retain ROUGE} after unlearning from the Stage `target` with it."""
     models = {}
     for name, change in SETTINGS.items():
         config = replace(run.config, **change)

@@ -1,8 +1,7 @@
 """What the experiments share: their flags, and many runs side by side.
 
 Many runs share the machine: one process a core, one thread each. For matrices of this size that is
-faster than one run with all threads. It also gives the same numbers on any number of cores. The
-data are read once, in the parent process; the others get them from there.
+faster than one run with all threads. It also gives the same numbers on any number of cores.
 """
 import argparse
 import contextlib
@@ -16,8 +15,6 @@ import model as gpt
 import train
 from harness import files, flags, names, processes, report
 from harness.stages import Stage, kept
-
-# --------------------------------------------------------------------------- before a run
 
 
 def parser(name, doc):
@@ -44,8 +41,7 @@ def questions_only(run):
 
 
 def all_stages(run):
-    """{title: Stage} of the target, the retrained and the unlearned model: from the cache, or made
-    if they are not there."""
+    """{title: Stage} of a run's three models: from the cache, or made if they are not there."""
     stages = train.train_both(run)
     return stages | {run.config.method: train.unlearned(run, stages["target"])}
 
@@ -129,8 +125,6 @@ def reference(run, retrain):
     unseen = {name: rows for name, rows in run.rows.items() if name in ("forget", "holdout")}
     return report.evaluate(retrain, run.tokenizer, unseen)
 
-
-# --------------------------------------------------------------------------- after the runs
 
 def write(folder, content):
     """Write `content` into the folder and say so: {name: a text, bytes, or what JSON holds}."""

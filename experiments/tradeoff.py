@@ -60,8 +60,6 @@ def end(run, model, retrain):
                              shared.reference(run, retrain))
 
 
-# --------------------------------------------------------------------------- jobs
-
 def references(run, trained):
     """References of one seed; trained: its models' Stages. Raises FloatingPointError if the target
     model has nothing to forget or to lose: no run could be ranked."""
@@ -128,8 +126,6 @@ def area(forgetting, utility):
     # area = integral_0^1 U(x) dx = sum_i (f_i - f_(i-1)) U(f_i),  f_0 = 0
     return float(np.sum(np.diff(at, prepend=0) * best_utility(forgetting, utility, at)))
 
-
-# --------------------------------------------------------------------------- the figure
 
 def draw(paths, names):
     """A Figure: the utility lost, 1 - U(x), against forgetting x: what the area is made of.
