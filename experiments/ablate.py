@@ -2,10 +2,9 @@
 
 NAME is lazy, lr, batch, steps, forget or size: one setting takes several values, everything else is
 as the flags say. Prints a table with a line a value, and writes table.txt and ablate.json into
---out (default: out/ablate-NAME). Runs share the machine, each with one thread.
+--out (default: out/ablate-NAME).
 """
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,17 +25,9 @@ MEASURES = ("retain_rouge", "retain_prob", "world_rouge", "forget_rouge", "membe
             "log10_forget_quality", "row_low", "row_high")
 
 
-class Ablation(NamedTuple):
-    """What is to be run."""
-    name: str
-    out: str
-    runs: list           # a train.Run for each of CASES[name]
-
-
 def ready(argv):
-    """The command line, checked. ValueError on a mistake."""
+    """(NAME, --out, a train.Run for each of CASES[NAME]). ValueError on a mistake."""
     parser = shared.parser("ablate", __doc__)
-    parser.epilog = "All other flags are those of train.py."
     parser.add_argument("name", metavar="NAME", choices=list(CASES))
     name = parser.parse_args(argv[:1]).name
     taken = {key for case in CASES[name] for key in case} | {"method"}
@@ -47,14 +38,13 @@ def ready(argv):
         flags.check(replace(config, **case), case)
         runs.append(train.prepare(replace(config, **case)) if name in OTHER_MODELS else
                     run._replace(config=replace(run.config, **case)))
-    return Ablation(name, config.out, runs)
+    return name, config.out, runs
 
 
 def unlearn_one(run, trained):
-    """One run, and what it came to: a dict of steps, fits, lr (the last one), seconds, the
-    retrained model's forget ROUGE, and under `final` the MEASURES; where the numbers ran away, only
-    `ran away`. row_low, row_high: the lowest and the highest loss of a forget row, as a multiple of
-    the holdout rows' mean."""
+    """The numbers of one line of the table, as a dict; under `final` the MEASURES at the run's end.
+    row_low, row_high: the lowest and the highest loss of a forget row, as a multiple of the holdout
+    rows' mean. Where the numbers ran away, only `ran away`."""
     unseen = shared.reference(run, trained["retrain"].model)
     try:
         stage = train.unlearned(run, trained["target"])
@@ -63,8 +53,8 @@ def unlearn_one(run, trained):
         return {"ran away": str(e)}
     if run.config.level:
         rows = measuring.measure_losses(stage.model, run.examples["forget"])["loss"]
-        final |= {"row_low": rows.min() / final["holdout_loss"],
-                  "row_high": rows.max() / final["holdout_loss"]}
+        final |= {"row_low": min(rows) / final["holdout_loss"],
+                  "row_high": max(rows) / final["holdout_loss"]}
     return {"steps": stage.step, "fits": sum(row["fits"] or 0 for row in stage.log),
             "lr": stage.log[-1]["lr"] if stage.log else run.config.lr, "seconds": stage.seconds,
             "retrain_forget_rouge": float(np.mean(unseen["forget"]["rouge"])),
@@ -89,12 +79,12 @@ def table(name, results):
 
 
 def act(ablation):
-    name, runs = ablation.name, ablation.runs
+    name, out, runs = ablation
     shared.train_models(runs if name in OTHER_MODELS else runs[:1])
     results = shared.results("ablate", unlearn_one, runs)
     text = table(name, results)
     print("\n" + text)
-    shared.write(ablation.out, {
+    shared.write(out, {
         "table.txt": text + "\n",
         "ablate.json": [case | r for case, r in zip(CASES[name], results)]})
 

@@ -3,32 +3,21 @@
 RUN_FOLDER is a run folder of train.py, such as out/tiny-ngdiff-seed0. Prints the greedy answers of
 the target, the retrained and the unlearned model, a line each. The models are read from the cache,
 or made if they are not there. If something that made them has changed since the run, it says what
-and ends. Words that the data do not hold are spelled in bytes, which no model has learned to read.
+and ends.
 """
-from typing import NamedTuple
-
 import data
-import train
 from experiments import folders, shared
 from harness import flags, measuring
 
 
-class Asked(NamedTuple):
-    """What is to be answered."""
-    run: train.Run
-    stages: dict         # by title, not read yet
-    questions: list      # strings
-    prompts: list        # the same as lists of token ids
-
-
 def ready(argv):
-    """The command line, checked. ValueError on a mistake."""
+    """(train.Run, its Stages, the questions, the same as token ids). ValueError on a mistake."""
     parser = shared.parser("ask", __doc__)
     parser.add_argument("folder", metavar="RUN_FOLDER")
     parser.add_argument("questions", metavar="QUESTION", nargs="+")
     args = parser.parse_args(argv)
     run, stages = folders.run_of(args.folder)
-    return Asked(run, stages, args.questions, [prompt(run, q) for q in args.questions])
+    return run, stages, args.questions, [prompt(run, q) for q in args.questions]
 
 
 def prompt(run, question):
@@ -44,11 +33,11 @@ def prompt(run, question):
 
 
 def act(asked):
-    run, room = asked.run, asked.run.initial.config.block_size
-    models = folders.models_in(run, asked.stages)
-    answers = {name: measuring.generate(model, run.tokenizer, asked.prompts, room)
-               for name, model in models.items()}
-    for i, question in enumerate(asked.questions):
+    run, stages, questions, prompts = asked
+    room = run.initial.config.block_size
+    answers = {name: measuring.generate(model, run.tokenizer, prompts, room)
+               for name, model in folders.models_in(run, stages).items()}
+    for i, question in enumerate(questions):
         print(f"\n{question}")
         for name, tokens in answers.items():
             print(f"{name:>12}: {' '.join(run.tokenizer.decode(tokens[i]).split())}")

@@ -1,17 +1,14 @@
 """Is it gone, or only hidden? python -m experiments.audit RUN_FOLDER
 
-RUN_FOLDER is a run folder of train.py on questions, such as out/tiny-ngdiff-seed0. Four tests, on
-the target, the retrained, the unlearned and a fresh, random model:
+RUN_FOLDER is a run folder of train.py on questions, as ask.py has it. Four tests, on the target,
+the retrained, the unlearned and a fresh, random model:
   relearning   train on a quarter of the forget rows: do the *other* forget rows come back?
   rounding     round the weights to 8 and to 4 bits: do the answers come back?
   extraction   which share of an answer, from its end, follows from the rest?
   rephrasing   ask the same questions in other words
-Prints a table, and writes audit.json and audit.png into RUN_FOLDER. The models are read from the
-cache, or made if they are not there. If something that made them has changed since the run, it says
-what and ends.
+Prints a table, and writes audit.json and audit.png into RUN_FOLDER.
 """
 import copy
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +16,6 @@ from matplotlib.figure import Figure
 
 import data
 import metrics
-import train
 from experiments import folders, shared
 from harness import files, flags, measuring, report, sources
 from model import GPT
@@ -27,15 +23,8 @@ from model import GPT
 RELEARN_STEPS, RELEARN_LR = 40, 3e-4
 
 
-class Audited(NamedTuple):
-    """What is to be audited."""
-    folder: str
-    run: train.Run
-    stages: dict         # by title, not read yet
-
-
 def ready(argv):
-    """The command line, checked. ValueError on a mistake."""
+    """(RUN_FOLDER, its train.Run, its Stages). ValueError on a mistake."""
     parser = shared.parser("audit", __doc__)
     parser.add_argument("folder", metavar="RUN_FOLDER")
     folder = parser.parse_args(argv).folder
@@ -44,10 +33,8 @@ def ready(argv):
     if len(run.rows["forget"]) < 2:
         raise ValueError(f"{folder}: one forget row; one to learn again and another are needed")
     files.check_folder("RUN_FOLDER", folder)
-    return Audited(folder, run, stages)
+    return folder, run, stages
 
-
-# --------------------------------------------------------------------------- the four tests
 
 def relearning(model, known, device, group=""):
     """Train a copy of `model` on the Examples `known` (AdamW, one batch). Yields the copy before
@@ -64,11 +51,6 @@ def relearning(model, known, device, group=""):
         optimizer.step()
         if step % 2 == 0:
             yield model
-
-
-def relearn(model, known, other, device):
-    """The mean probability of the Examples `other` before and along `relearning`."""
-    return [mean_probability(m, other) for m in relearning(model, known, device)]
 
 
 def mean_probability(model, examples):
@@ -98,8 +80,7 @@ def extraction(model, examples, device):
 
 
 def rouge(run, model, rows):
-    """Mean ROUGE-L recall of the model's greedy answers. FloatingPointError if the model's losses
-    are not finite."""
+    """Mean ROUGE-L recall of the model's greedy answers."""
     measured = report.evaluate(model, run.tokenizer, {"rows": sources.plain(rows)})
     return float(np.mean(measured["rows"]["rouge"]))
 
@@ -111,7 +92,8 @@ def rephrased(rows):
 
 
 def audit_one(run, model):
-    """All tests of one model: (a flat dict of numbers, the curve of `relearn`)."""
+    """All tests of one model: (a flat dict of numbers, the other rows' mean probability before and
+    along `relearning`)."""
     forget, device = run.examples["forget"], run.config.device
     out = {"extraction_strength": extraction(model, forget, device)}
     some = {name: run.rows[name] for name in ("forget", "retain")}
@@ -121,37 +103,34 @@ def audit_one(run, model):
     out |= {f"{name}_rouge rephrased": rouge(run, model, rephrased(rows))
             for name, rows in some.items() if rephrased(rows)}
     other = [e for i, e in enumerate(forget) if i % 4]
-    curve = relearn(model, forget[::4], other, device)
+    curve = [mean_probability(m, other) for m in relearning(model, forget[::4], device)]
     return out | {f"relearn_prob {step}": curve[step // 2] for step in (0, 10, 20, 40)}, curve
 
-
-# --------------------------------------------------------------------------- what is shown
 
 def draw(audits):
     """A Figure: the relearning curves; ROUGE after rounding and for rephrased questions."""
     fig = Figure(figsize=(11, 4.2), layout="constrained")
     ax, bars = fig.subplots(1, 2)
     for i, (name, (numbers, curve)) in enumerate(audits.items()):
-        ax.plot(range(0, 2 * len(curve), 2), curve, color=f"C{i}", label=name)
+        ax.plot(range(0, 2 * len(curve), 2), curve, label=name)
         keys = [k for k in numbers if k.startswith("forget_rouge")]
-        at = np.arange(len(keys)) + 0.2 * (i - 1.5)
-        bars.bar(at, [numbers[k] for k in keys], 0.2, color=f"C{i}", label=name)
+        bars.bar(np.arange(len(keys)) + 0.2 * i, [numbers[k] for k in keys], 0.2)
     ax.set(title="Relearning: a quarter of the forget rows is trained on", xlabel="step",
-           ylabel="probability of the other forget rows", ylim=(0, 1.02))
-    bars.set(title="Forget ROUGE: weights rounded, questions rephrased", ylim=(0, 1.02))
-    bars.set_xticks(range(len(keys)), [k.removeprefix("forget_rouge ") for k in keys])
-    ax.legend(fontsize=8)
+           ylabel="probability of the other forget rows")
+    bars.set(title="Forget ROUGE: weights rounded, questions rephrased")
+    bars.set_xticks(np.arange(len(keys)) + 0.3, [k.removeprefix("forget_rouge ") for k in keys])
+    ax.legend()
     return fig
 
 
 def act(audited):
-    run = audited.run
-    models = folders.models_in(run, audited.stages)
+    folder, run, stages = audited
+    models = folders.models_in(run, stages)
     torch.manual_seed(run.config.seed + 1)
     models["fresh"] = GPT(run.initial.config).to(run.config.device)
     audits = {name: audit_one(run, model) for name, model in models.items()}
     print("\n" + report.table({name: numbers for name, (numbers, _) in audits.items()}, aims=False))
-    shared.write(audited.folder, {
+    shared.write(folder, {
         "audit.json": {name: numbers | {"relearn_curve": curve}
                        for name, (numbers, curve) in audits.items()},
         "audit.png": report.png(draw(audits))})

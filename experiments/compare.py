@@ -1,15 +1,12 @@
 """How good is each method, plain and with the level? python -m experiments.compare --seeds 5
 
-Every method, with SGD and with Adam, plain and with the level loss (ours), starts from the same
-target models (seeds 0, 1, ...) and takes all the steps. A baseline has the learning rate that was
-best on seed 100, which is never reported (rates.py); NGDiff with AutoLR has nothing to choose.
-Ranked by the distance to the retrained model (tradeoff.py). Prints the table, and writes table.txt,
-compare.json and tradeoff.png into --out (default: out/compare). README.md says what the columns
-mean.
+Every method, with SGD and with Adam, starts from the same target models (seeds 0, 1, ...). Ranked
+by the distance to the retrained model (tradeoff.py). Prints the table, and writes table.txt,
+compare.json and tradeoff.png into --out (default: out/compare). README.md says how the learning
+rates were chosen and what the columns mean. All other flags are those of train.py.
 """
 import time
 from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,13 +24,6 @@ TUNING_SEED = 100                                   # see rates.py
 TAKEN = ("method", "optimizer", "lr", "lazy", "c", "seed", "level")      # set here
 
 
-class Comparison(NamedTuple):
-    """What is to be run."""
-    config: train.Config
-    runs: dict           # see `prepare`
-    names: list          # of METHODS
-
-
 @dataclass
 class Variant:
     """A method with an optimizer, plain or with the level, and what came of it."""
@@ -45,16 +35,15 @@ class Variant:
 
 
 def ready(argv):
-    """The command line, checked. ValueError on a mistake."""
+    """(Config, the Runs of `prepare`, names of METHODS). ValueError on a mistake."""
     parser = shared.parser("compare", __doc__)
-    parser.epilog = "All other flags are those of train.py."
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
     only(parser)
     own, others = parser.parse_known_args(argv)
     if not 1 <= own.seeds <= TUNING_SEED:
         raise ValueError(f"--seeds {own.seeds}: must be from 1 to {TUNING_SEED}")
     config = shared.parse(["--out", "out/compare", *others], TAKEN, __doc__)
-    return Comparison(config, prepare(config, range(own.seeds)), own.only)
+    return config, prepare(config, range(own.seeds)), own.only
 
 
 def only(parser):
@@ -71,8 +60,6 @@ def prepare(config, seeds):
         shared.questions_only(runs[seed][False])
     return runs
 
-
-# --------------------------------------------------------------------------- the runs
 
 def all_references(runs):
     """{seed: its tradeoff.References}, its models trained into the cache."""
@@ -107,10 +94,9 @@ def run_all(title, some, found, runs):
     for v in some:
         v.runs = [tradeoff.Outcome(*next(done)) for _ in runs]
         v.distances = [tradeoff.distance(r.final, found[s]) for r, s in zip(v.runs, runs)]
-        v.areas = [tradeoff.area(r.path, found[s].enough) for r, s in zip(v.runs, runs)]
+        v.areas = [tradeoff.area(*tradeoff.shares(r.path, found[s].enough))
+                   for r, s in zip(v.runs, runs)]
 
-
-# --------------------------------------------------------------------------- what is shown
 
 COLUMNS = {"retain_rouge": 3, "world_rouge": 3, "forget_rouge": 3, "membership_auc": 3,
            "log10_forget_quality": 2}          # of a run's end, with their digits
@@ -118,8 +104,7 @@ COLUMNS = {"retain_rouge": 3, "world_rouge": 3, "forget_rouge": 3, "membership_a
 
 def spread(values, digits=3):
     """Mean and standard deviation over the seeds; - where there is no value."""
-    values = [v for v in values if v is not None]
-    if not values:
+    if not (values := [v for v in values if v is not None]):
         return "-"
     deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
     return f"{np.mean(values):.{digits}f}±{deviation:.{digits}f}"
@@ -132,7 +117,7 @@ def ends(models):
 
 
 def table(some, found):
-    """One line a Variant, the plain ones first. The columns are those of README.md."""
+    """One line a Variant, the plain ones first; found: {seed: References}."""
     lines = []
     for level in (False, True):
         group = [v for v in some if v.config.level == level]
@@ -140,14 +125,13 @@ def table(some, found):
         lines.append(f"{'with the level' if level else 'plain':14} {'opt':4} {'lr':>7} "
                      f"{'distance':>13} {'first':>5} {'area':>13} "
                      + " ".join(f"{k.replace('log10_forget_', 'log10 ').replace('_', ' '):>13}"
-                                for k in COLUMNS) + f" {'ms a step':>9}")
+                                for k in COLUMNS))
         for v in group:
             rate = "fitted" if v.config.lazy else f"{v.config.lr:g}"
             first = sum(x == y < 1 for x, y in zip(v.distances, nearest))
-            milliseconds = [1000 * r.seconds / r.steps for r in v.runs if r.steps]
             lines.append(f"{v.name:14} {v.config.optimizer:4} {rate:>7} {spread(v.distances):>13} "
                          f"{first:3}/{len(found)} {spread(v.areas, 4):>13} "
-                         f"{ends([r.final for r in v.runs])} {spread(milliseconds, 0):>9}")
+                         f"{ends([r.final for r in v.runs])}")
         lines.append("")
     for title in ("target", "retrain"):
         lines.append(f"{title:61} {ends([getattr(r, title) for r in found.values()])}")

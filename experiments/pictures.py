@@ -1,12 +1,11 @@
 """What happens inside a run? python -m experiments.pictures NAME --tiny
 
 NAME is one of three. Each takes train.py's flags, prints numbers and writes a picture into --out:
-  norms   What does each of the two norms do? NGDiff as it is, without the forget norm, and without
-          the retain norm.
-  rows    Where does each forget row end, plain and with --level? A point a row, on the left the row
-          that the target knows best, beside holdout rows, which no model has seen.
-  swing   Why does AutoLR's rate swing? The rate that is best along d at every fifth step: on the
-          step's own retain batch, with AutoLR's probes and with narrower ones; on all retain rows.
+  norms   NGDiff as it is, without the forget norm, and without the retain norm
+  rows    where each forget row ends, plain and with --level, beside holdout rows; on the left the
+          row that the target knows best
+  swing   the rate that is best along d at every fifth step: on the step's own retain batch, with
+          AutoLR's probes and with narrower ones; on all retain rows
 """
 import copy
 
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 import ngdiff
 import train
-from experiments import shared
+from experiments import audit, shared
 from harness import flags, measuring, report
 
 VARIANTS = {      # a, b of d = a g_R - b g_F
@@ -27,17 +26,11 @@ VARIANTS = {      # a, b of d = a g_R - b g_F
 def ready(argv):
     """(NAME, [the Run], for rows also the one with --level). ValueError on a mistake."""
     parser = shared.parser("pictures", __doc__)
-    parser.epilog = "All other flags are those of train.py."
     parser.add_argument("name", metavar="NAME", choices=PICTURES)
     name = parser.parse_args(argv[:1]).name
-    runs = [train.prepare(shared.parse([*argv[1:], *more], (), __doc__))
-            for more in ([], ["--level"])[:1 + (name == "rows")]]
-    c = runs[0].config
-    if name != "rows" and (c.method, c.optimizer, c.level, c.dtype) != (
-            "ngdiff", "sgd", False, "float32"):
-        raise ValueError("--method, --optimizer, --level, --dtype: this is about plain ngdiff with "
-                         "sgd, in float32")
-    return name, runs
+    taken = () if name == "rows" else ("method", "optimizer", "level", "dtype")
+    return name, [train.prepare(shared.parse([*argv[1:], *more], taken, __doc__))
+                  for more in ([], ["--level"])[:1 + (name == "rows")]]
 
 
 def follow(run, target, weigh, every=0):
@@ -78,46 +71,31 @@ def best_rates(retain, everything, params, d, lr):
         minus, plus = ngdiff.probe(losses, params, d, width)
         slope, curvature = ngdiff.parabola(minus, ngdiff.loss_only(losses), plus, width)
         out[name] = slope / curvature if slope > 0 and curvature > 0 else None
-        out.setdefault("along d", curvature)
+        out.setdefault("curvature", curvature)
     return out
 
 
-def column(log, key):
-    return [row[key] for row in log]
+def plot(ax, log, styles, **settings):
+    """Lines over the steps; styles: {column: matplotlib's format}."""
+    for key, style in styles.items():
+        ax.plot([row["step"] for row in log], [row[key] for row in log], style, ms=4, label=key)
+    ax.set(xlabel="step", yscale="log", **settings)
+    ax.legend(fontsize=8)
 
 
 def norms(run):
-    target, shown = train.train_both(run)["target"].model, {}
-    for name, weigh in VARIANTS.items():
+    target, fig = train.train_both(run)["target"].model, Figure((12, 5), layout="constrained")
+    axes = fig.subplots(2, len(VARIANTS), sharex=True, sharey="row")
+    for (name, weigh), above, below in zip(VARIANTS.items(), *axes):
         log, model = follow(run, target, weigh)
         fits = ", ".join(row["status"] for row in log if row["status"])
-        retain, forget = (np.mean(measuring.measure(model, run.tokenizer, run.rows[k])["rouge"])
-                          for k in ("retain", "forget"))
+        retain, forget = (audit.rouge(run, model, run.rows[k]) for k in ("retain", "forget"))
         print(f"{name:22} retain ROUGE {retain:.3f}  forget ROUGE {forget:.3f}  "
               f"last lr {log[-1]['lr']:.3g}  AutoLR: {fits}")
-        shown[f"{name}\nROUGE: retain {retain:.2f}, forget {forget:.2f}"] = log
-    return {"norms.png": report.png(draw_norms(shown), 80)}
-
-
-def draw_norms(shown):
-    """A Figure with a column a run, {title: log}: the losses above, the learning rate below."""
-    fig = Figure(figsize=(12, 5), layout="constrained")
-    axes = fig.subplots(2, len(shown), sharex=True, sharey="row")
-    for (title, log), (above, below) in zip(shown.items(), axes.T):
-        for key, color in (("loss_retain", "tab:blue"), ("loss_forget", "tab:red")):
-            above.plot(column(log, "step"), column(log, key), color=color, label=key)
-        below.plot(column(log, "step"), column(log, "lr"), color="tab:green", label="learning rate")
-        for status, marker in report.STATUSES:
-            if some := [row for row in log if row["status"] == status]:
-                below.plot(column(some, "step"), column(some, "lr"), marker, color="tab:green",
-                           ms=5, label=f"AutoLR: {status}")
-        above.set(title=title, yscale="log")
-        below.set(xlabel="step", yscale="log")
-        below.legend(fontsize=8)
-    axes[0, 0].set(ylabel="nats per token")
-    axes[1, 0].set(ylabel="lr")
-    axes[0, 0].legend(fontsize=8)
-    return fig
+        plot(above, log, {"loss_retain": "C0", "loss_forget": "C3"}, ylabel="nats per token",
+             title=f"{name}\nROUGE: retain {retain:.2f}, forget {forget:.2f}")
+        plot(below, log, {"lr": "C2"}, ylabel="learning rate")
+    return {"norms.png": report.png(fig, 80)}
 
 
 def rows(plain, level):
@@ -129,7 +107,7 @@ def rows(plain, level):
           f"{'holdout mean':>14}")
     for name, stage in shown.items():
         forget, holdout = shown[name] = [
-            measuring.measure_losses(stage.model, plain.examples[k])["loss"]
+            np.array(measuring.measure_losses(stage.model, plain.examples[k])["loss"])
             for k in ("forget", "holdout")]
         print(f"{name:18} {forget.min():14.3f} {np.median(forget):12.3f} {forget.max():12.3f} "
               f"{holdout.mean():14.3f}")
@@ -137,22 +115,19 @@ def rows(plain, level):
 
 
 def draw_rows(losses):
-    """A Figure. losses: {name: (forget rows' losses (N,), holdout rows' (M,))}."""
-    fig = Figure(figsize=(8, 4), layout="constrained")
+    """A Figure. losses: {name: (forget rows' losses (N,), holdout rows' (M,))}; the first model, the
+    target, orders the rows."""
+    fig = Figure((8, 4), layout="constrained")
     ax = fig.subplots()
-    first = next(iter(losses.values()))                       # the target's: they order the rows
+    orders = [np.argsort(some) for some in next(iter(losses.values()))]
     for i, pair in enumerate(losses.values()):
-        for values, known, at, color, label in (
-                (pair[0], first[0], i - 0.15, "tab:red", "forget rows"),
-                (pair[1], first[1], i + 0.15, "tab:gray", "holdout rows")):
-            ax.plot(at + np.linspace(-0.1, 0.1, len(values)), values[np.argsort(known)], ".",
-                    color=color, alpha=0.6, label=None if i else label)
-        ax.plot([i - 0.35, i + 0.35], [pair[1].mean()] * 2, color="black", lw=1,
-                label=None if i else "holdout rows' mean")
+        for some, order, at, style in zip(pair, orders, (i - 0.15, i + 0.15), ("C3.", "C7.")):
+            ax.plot(at + np.linspace(-0.1, 0.1, len(some)), some[order], style, alpha=0.6)
+        ax.plot([i - 0.35, i + 0.35], [pair[1].mean()] * 2, "k", lw=1)
     ax.set(yscale="log", ylabel="loss of a row, nats per token",
            title="Each forgotten row's loss, beside rows that were never seen")
     ax.set_xticks(range(len(losses)), losses)
-    ax.legend(fontsize=8)
+    ax.legend(ax.lines, ("forget rows", "holdout rows", "holdout rows' mean"), fontsize=8)
     return fig
 
 
@@ -160,30 +135,17 @@ def swing(run):
     target = train.train_both(run)["target"].model
     log, _ = follow(run, target, VARIANTS["NGDiff: both norms"], every=5)
     looks = [row for row in log if "narrow" in row]
-    keys = "lr", "own batch", "narrow", "all rows", "along d", "norm_retain"
-    print("step" + "".join(f"{k.replace('along d', 'curvature'):>13}" for k in keys))
+    keys = "lr", "own batch", "narrow", "all rows", "curvature", "norm_retain"
+    print("step" + "".join(f"{k:>13}" for k in keys))
     for x in looks:
         print(f"{x['step']:4}" + "".join(f"{x[k]:13.4f}" if x[k] else f"{'-':>13}" for k in keys))
-    return {"swing.png": report.png(draw_swing(looks), 80)}
-
-
-def draw_swing(looks):
-    """A Figure: the rates on the left; the curvature and the gradient's norm on the right."""
-    fig = Figure(figsize=(11, 4), layout="constrained")
+    fig = Figure((11, 4), layout="constrained")
     left, right = fig.subplots(1, 2)
-    at = column(looks, "step")
-    for key, style, label in (("lr", "k-", "rate taken"),
-                              ("own batch", "C0o-", "best on the batch"),
-                              ("narrow", "C0:", "the same, narrow probes"),
-                              ("all rows", "C1s-", "best on all retain rows")):
-        left.plot(at, column(looks, key), style, ms=4, label=label)
-    left.set(title="Learning rates along d", yscale="log", xlabel="step", ylabel="lr")
-    for key, label in (("along d", "curvature"), ("norm_retain",) * 2):
-        right.plot(at, column(looks, key), "o-", ms=4, label=label)
-    right.set(title="Curvature of L_R along d, norm of g_R", yscale="log", xlabel="step")
-    for ax in (left, right):
-        ax.legend(fontsize=8)
-    return fig
+    plot(left, looks, {"lr": "k-", "own batch": "C0o-", "narrow": "C0:", "all rows": "C1s-"},
+         title="Best rates along d, and lr, the rate taken")
+    plot(right, looks, {"curvature": "o-", "norm_retain": "o-"},
+         title="Curvature of L_R along d, norm of g_R")
+    return {"swing.png": report.png(fig, 80)}
 
 
 PICTURES = {"norms": norms, "rows": rows, "swing": swing}

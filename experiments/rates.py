@@ -1,11 +1,10 @@
 """Which fixed learning rate suits each method? python -m experiments.rates
 
-For every method but `retain`, which forgets nothing to choose by (or for some: --only NAME ...),
-with SGD and with Adam, plain and with the level: tries half, once and twice its rate in
-harness/flags.py on seed 100, which no result reports. Where the lowest or the highest is best, it
-tries on in that direction. The best is the run that ends nearest to the retrained model
-(tradeoff.py); among runs that lost too much to count, the one with the largest area. Prints the
-rates tried, with distance and area, and a new flags.RATES.
+For every method but `retain`, which forgets nothing to choose by: tries half, once and twice its
+rate in harness/flags.py on seed 100, and goes on until the best has a worse one on either side. The
+best is the run that ends nearest to the retrained model (tradeoff.py); among runs that lost too
+much to count, the one with the largest area. Prints the rates tried, with distance and area, and a
+new flags.RATES. All flags but --only are those of train.py.
 """
 from dataclasses import replace
 
@@ -16,13 +15,13 @@ ROUNDS = 6           # at most; each tries one more rate a method
 
 
 def ready(argv):
-    """The command line, checked. ValueError on a mistake."""
+    """As `compare.ready`, on the one seed."""
     parser = shared.parser("rates", __doc__)
     compare.only(parser)
     own, others = parser.parse_known_args(argv)
     config = shared.parse(others, compare.TAKEN, __doc__)
     names = [n for n in own.only if n not in ("ngdiff, AutoLR", "retain")]
-    return compare.Comparison(config, compare.prepare(config, [compare.TUNING_SEED]), names)
+    return config, compare.prepare(config, [compare.TUNING_SEED]), names
 
 
 def wanted(v, tried):

@@ -2,10 +2,8 @@
 
     python -m experiments.relearn --tiny
 
-After a run with the level loss the model answers as if it had never seen the forget rows. Still,
-training on a quarter of them raises the probability of the *others*, which it does not do in the
-retrained model. Three tables show the others' mean probability after 0, 10, 20 and 40 steps of
-training (`audit.relearning`):
+Tables show the mean probability of the forget rows that are *not* trained on after 0, 10, 20 and 40
+steps of training (`audit.relearning`):
   what     train on a quarter of the forget rows, on holdout rows, or on retain rows, as many
   where    train one part of the model alone; and which of the other rows rise
   settings unlearn with other settings, then train on a quarter of the forget rows
@@ -25,7 +23,8 @@ PARTS = "wte", "wpe", "ln", "attn", "mlp", "h.0", "h.1"
 SETTINGS = {
     "default": {}, "fixed lr 0.01, 320 steps": dict(lazy=0, lr=0.01, steps=320),
     "160 steps": dict(steps=160), "320 steps": dict(steps=320),
-    "adam": dict(optimizer="adam"), "retain batch x 2": dict(batch=2), "x 4": dict(batch=4)}
+    "adam": dict(optimizer="adam"), "retain batch x 2": {}, "x 4": {}}
+BATCHES = {"retain batch x 2": 2, "x 4": 4}
 DECAYS = 3e-4, 1e-3          # share of every weight that is taken away at each unlearning step
 
 
@@ -73,20 +72,16 @@ def which(run, model):
     for _ in range(5):
         trained = next(models)
     after, n = chance(trained), len(rows) // len({author(r) for r in rows})
-    taught = {author(r) for r in rows[::4]}
-    kinds = {"same author as a trained row": lambda i: author(rows[i]) in taught,
-             "another author": lambda i: author(rows[i]) not in taught,
-             **{f"question {k + 1}": lambda i, k=k: i % n == k for k in range(n)}}
-    out = {}
-    for kind, of in kinds.items():
-        if some := [i for i in range(len(rows)) if i % 4 and of(i)]:
-            out[kind] = [float(before[some].mean()), float(after[some].mean())]
-    return out
+    taught, other = {author(r) for r in rows[::4]}, [i for i in range(len(rows)) if i % 4]
+    kinds = {"same author as a trained row": [i for i in other if author(rows[i]) in taught],
+             "another author": [i for i in other if author(rows[i]) not in taught],
+             **{f"question {k + 1}": [i for i in other if i % n == k] for k in range(n)}}
+    return {kind: [float(p[some].mean()) for p in (before, after)]
+            for kind, some in kinds.items() if some}
 
 
 def author(row):
-    """The author's name in a question of the built-in data: its words that begin large, save the
-    first."""
+    """The author's name in a built-in question: its words that begin large, save the first."""
     return " ".join(word for word in row["question"].rstrip("?").split()[1:] if word.istitle())
 
 
@@ -100,15 +95,12 @@ def decayed(run, target, decay):
 
 
 def settings(run, target):
-    """{setting: [curve, retain ROUGE]} after unlearning `target`, a Stage, with each of the
-    SETTINGS and DECAYS."""
+    """{setting: curve and retain ROUGE} after unlearning from the Stage `target` with it."""
     models = {}
     for name, change in SETTINGS.items():
-        if "batch" in change:
-            rows = len(run.examples["retain"])
-            change = dict(batch=min(run.config.batch * change["batch"], rows))
-        models[name] = train.unlearned(run._replace(config=replace(run.config, **change)), target)
-    models = {name: stage.model for name, stage in models.items()}
+        config = replace(run.config, **change)
+        config.batch = min(config.batch * BATCHES.get(name, 1), len(run.examples["retain"]))
+        models[name] = train.unlearned(run._replace(config=config), target).model
     models |= {f"decay {d:g} a step": decayed(run, target.model, d) for d in DECAYS}
     return {name: curve(run, m, quarter(run)) + [audit.rouge(run, m, run.rows["retain"])]
             for name, m in models.items()}

@@ -1,9 +1,9 @@
 """What the experiments share: their flags, and many runs side by side.
 
 Many runs share the machine: one process a core, one thread each. For matrices of this size that is
-faster than one run with all threads. It also gives the same numbers on any number of cores. The
-data are read once, in the parent process; the others get them from there.
+faster than one run with all threads. It also gives the same numbers on any number of cores.
 """
+import argparse
 import contextlib
 import copy
 import json
@@ -14,15 +14,13 @@ import data
 import model as gpt
 import train
 from harness import files, flags, names, processes, report
-from harness.stages import Stage
-
-# --------------------------------------------------------------------------- before a run
+from harness.stages import Stage, kept
 
 
 def parser(name, doc):
-    """An argument parser for the experiment `name`; its docstring `doc` begins with a question."""
-    return flags.Parser(prog=f"python -m experiments.{name}", description=doc.split("?")[0] + "?",
-                        allow_abbrev=False)
+    """An argument parser for the experiment `name`; --help prints its docstring `doc`."""
+    return flags.Parser(prog=f"python -m experiments.{name}", description=doc, allow_abbrev=False,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def parse(argv, taken, doc):
@@ -43,8 +41,7 @@ def questions_only(run):
 
 
 def all_stages(run):
-    """{title: Stage} of the target, the retrained and the unlearned model: from the cache, or made
-    if they are not there."""
+    """{title: Stage} of a run's three models: from the cache, or made if they are not there."""
     stages = train.train_both(run)
     return stages | {run.config.method: train.unlearned(run, stages["target"])}
 
@@ -100,31 +97,26 @@ def results(title, function, runs):
     """[function(run, trained(run)) for each of runs], as JSON has it: from the cache, or made side
     by side and put there. So a command with many runs goes on where it was interrupted.
     function must be importable by name."""
-    paths = [os.path.join(run.config.cache, result_name(function, run)) for run in runs]
-    jobs = [(function, run, os.path.basename(path)) for run, path in zip(runs, paths)
-            if not os.path.exists(path)]
-    side_by_side(title, make_result, jobs, runs[0].config.device)
-    out = []
-    for path in paths:
-        with open(path, encoding="utf-8") as f:
-            out.append(json.load(f))
-    return out
+    paths = [result_path(function, run) for run in runs]
+    jobs = [(path, result, function, run, path) for path, run in zip(paths, runs)]
+    todo = [job for job in jobs if not os.path.exists(job[0])]
+    side_by_side(title, kept, todo, runs[0].config.device)
+    return [kept(*job) for job in jobs]
 
 
-def result_name(function, run):
-    """The name of a file in the cache, made of all that function(run, trained(run)) depends on."""
+def result_path(function, run):
+    """A file in the cache, its name made of all that function(run, trained(run)) depends on."""
     stages = {title: train.training_stage(run, title, 1).name for title in run.learned}
     made_of = names.ingredients((function, gpt.GPT, data.word_tokenizer), run.config,
                                 [run.rows, run.examples], threads=1, stages=stages)
-    return f"{function.__name__}-{names.digest(made_of)}.json"
+    return os.path.join(run.config.cache, f"{function.__name__}-{names.digest(made_of)}.json")
 
 
-def make_result(function, run, name):
+def result(function, run, path):
     """One of the `results`, in a process of its own."""
-    if result_name(function, run) != name:
+    if result_path(function, run) != path:
         raise processes.Refused("the code was edited while the command ran: start it again")
-    out = json.dumps(function(run, trained(run)))
-    files.write(run.config.cache, {name: out.encode()})
+    return function(run, trained(run))
 
 
 def reference(run, retrain):
@@ -134,14 +126,9 @@ def reference(run, retrain):
     return report.evaluate(retrain, run.tokenizer, unseen)
 
 
-# --------------------------------------------------------------------------- after the runs
-
 def write(folder, content):
-    """Write `content` into the folder and say so: a dict of names and texts, bytes or what JSON
-    holds."""
-    out = {}
-    for name, x in content.items():
-        text = x if isinstance(x, (str, bytes)) else json.dumps(x, indent=1)
-        out[name] = text if isinstance(text, bytes) else text.encode()
-    files.write(folder, out)
+    """Write `content` into the folder and say so: {name: a text, bytes, or what JSON holds}."""
+    text = lambda x: x if isinstance(x, str) else json.dumps(x, indent=1)
+    files.write(folder, {name: x if isinstance(x, bytes) else text(x).encode()
+                         for name, x in content.items()})
     print(f"\nwritten to {folder}: {', '.join(content)}")

@@ -36,8 +36,6 @@ class Outcome(NamedTuple):
     path: list              # Looks, the target model's first
     final: dict             # `measuring.summary` at its end; None where the numbers ran away
     ran_away: str           # why they did; else empty
-    steps: int
-    seconds: float          # spent on the steps
 
 
 # --------------------------------------------------------------------------- along a run
@@ -62,8 +60,6 @@ def end(run, model, retrain):
                              shared.reference(run, retrain))
 
 
-# --------------------------------------------------------------------------- jobs
-
 def references(run, trained):
     """References of one seed; trained: its models' Stages. Raises FloatingPointError if the target
     model has nothing to forget or to lose: no run could be ranked."""
@@ -71,10 +67,9 @@ def references(run, trained):
     target, retrain = (look(run, model, 0) for model in models)
     if target.forget_rouge <= retrain.forget_rouge or target.utility == 0:
         raise FloatingPointError(
-            f"seed {run.config.seed}: nothing to forget; the target model, which learned the "
-            f"forget rows, has a forget ROUGE of {target.forget_rouge:.3f} and a utility of "
-            f"{target.utility:.3f}, the retrained one, which did not, a forget ROUGE of "
-            f"{retrain.forget_rouge:.3f}; try more --epochs")
+            f"seed {run.config.seed}: nothing to forget; the target model has a forget ROUGE of "
+            f"{target.forget_rouge:.3f} and a utility of {target.utility:.3f}, the retrained one a "
+            f"forget ROUGE of {retrain.forget_rouge:.3f}; try more --epochs")
     return References(*(end(run, model, models[1]) for model in models), retrain.forget_rouge)
 
 
@@ -90,10 +85,10 @@ def outcome(run, trained):
         final = end(run, stage.model, trained["retrain"].model)
     except FloatingPointError as e:
         ran_away = str(e)
-    return Outcome(path, final, ran_away, stage.step, stage.seconds)
+    return Outcome(path, final, ran_away)
 
 
-# --------------------------------------------------------------------------- the distance
+# --------------------------------------------------------------------------- distance and area
 
 def distance(final, references):
     """How far a run's end is from the retrained model: 0 = there, 1 = as far as the target (ours).
@@ -110,8 +105,6 @@ def distance(final, references):
     return min(1.0, float(np.mean(shares)))
 
 
-# --------------------------------------------------------------------------- the area
-
 def shares(path, enough):
     """(forgetting (N,), utility (N,)) of a path's N Looks, as shares. Forgetting: 0 is the target
     model's forget ROUGE, 1 is `enough`, the retrained model's. Utility: 1 is the target's."""
@@ -126,62 +119,34 @@ def best_utility(forgetting, utility, at):
     return np.clip(U, 0, 1)
 
 
-def area_under_utility(forgetting, utility):
-    """Area under utility as a function of forgetting, 0 to 1, of the (N,) points of a run (ours;
-    the hypervolume of Zitzler and Thiele 1999 with (0, 0) as reference). forgetting: 0 = as the
-    target model, 1 = as the retrained one, what goes beyond earns nothing; utility: share of the
-    target's, 1 at most. 1 = all was forgotten at no cost. Raises ValueError if an array is empty
-    or holds what is not finite."""
-    forgetting, utility = np.asarray(forgetting, float), np.asarray(utility, float)
-    if not forgetting.size or forgetting.shape != utility.shape or \
-            not np.isfinite([forgetting, utility]).all():
-        raise ValueError(f"forgetting {forgetting}, utility {utility}: expected finite numbers, "
-                         "as many of the one as of the other")
+def area(forgetting, utility):
+    """Area under U(x), 0 to 1, of a path's `shares`: 1 = all was forgotten at no cost. Ours; the
+    hypervolume of Zitzler and Thiele 1999 with (0, 0) as reference."""
     at = np.sort(np.clip(forgetting, 0, 1))
     # area = integral_0^1 U(x) dx = sum_i (f_i - f_(i-1)) U(f_i),  f_0 = 0
     return float(np.sum(np.diff(at, prepend=0) * best_utility(forgetting, utility, at)))
 
 
-def area(path, enough):
-    return area_under_utility(*shares(path, enough))
-
-
-# --------------------------------------------------------------------------- the figure
-
 def draw(paths, names):
     """A Figure: the utility lost, 1 - U(x), against forgetting x: what the area is made of.
 
     paths: {(name, optimizer, level): [`shares` of a seed, ...]}, best first; names: all of them, in
-    the colours' order. Lines are means over the seeds, bars on the right the range at x = 1. A run
-    that never forgets as much as x has lost everything there, 1.
+    the colours' order. A run that never forgets as much as x has lost everything there, 1.
     """
     fig = Figure(figsize=(13, 9), layout="constrained")
+    fig.suptitle("Lower is better. Lines: mean over the seeds; bands: their range")
     colors = dict(zip(names, ("black", *(f"C{i}" for i in range(10)))))
-    kinds = [(optimizer, level) for level in (False, True) for optimizer in ("sgd", "adam")]
-    for ax, (optimizer, level) in zip(fig.subplots(2, 2, sharex=True, sharey=True).flat, kinds):
-        some = {name: runs for (name, *its), runs in paths.items() if its == [optimizer, level]}
-        draw_lines(ax, some, colors)
-        ax.set_title(f"{optimizer.upper().replace('ADAM', 'Adam')}, "
-                     + ("with the level loss" if level else "plain"))
-        if level:
-            ax.set_xlabel("forgetting, by forget ROUGE: 0 target, 1 retrained model")
-        if optimizer == "sgd":
-            ax.set_ylabel("utility lost, share of the target's")
-    fig.suptitle("Lower is better: the utility that is lost when so much is forgotten\n"
-                 "lines: mean over the seeds, bars: their range at forgetting 1")
-    return fig
-
-
-def draw_lines(ax, some, colors):
-    """The lines and bars of one panel; some: {name: [`shares` of a seed, ...]}, best first."""
     x = np.linspace(0.005, 1, 200)
-    for i, (name, runs) in enumerate(some.items()):
-        lost = np.array([1 - best_utility(*run, x) for run in runs]).clip(LEAST)   # (seeds, x)
-        mean, low, high = lost.mean(0), lost[:, -1].min(), lost[:, -1].max()
-        ax.plot(x, mean, color=colors[name], label=name, drawstyle="steps-pre")
-        ax.errorbar(1.03 + 0.02 * i, mean[-1], [[mean[-1] - low], [high - mean[-1]]],
-                    color=colors[name], fmt="o", ms=4, capsize=2)
-    ax.axvline(1, color="tab:gray", ls=":", lw=1)
-    ax.set(yscale="log", ylim=(LEAST, 1.3), xticks=(0, 0.2, 0.4, 0.6, 0.8, 1))
-    if some:
-        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="nearest first")
+    kinds = [(optimizer, level) for level in (False, True) for optimizer in ("sgd", "adam")]
+    for ax, kind in zip(fig.subplots(2, 2, sharex=True, sharey=True).flat, kinds):
+        for (name, *its), runs in paths.items():
+            if tuple(its) == kind:
+                lost = np.array([1 - best_utility(*run, x) for run in runs]).clip(LEAST)
+                ax.plot(x, lost.mean(0), color=colors[name], label=name, drawstyle="steps-pre")
+                ax.fill_between(x, lost.min(0), lost.max(0), color=colors[name], alpha=0.1, lw=0)
+        ax.set(title=f"{kind[0]}, {'with the level loss' if kind[1] else 'plain'}",
+               xlabel="forgetting, by forget ROUGE: 0 target, 1 retrained model",
+               ylabel="utility lost, share of the target's", yscale="log", ylim=(LEAST, 1.3))
+        if ax.lines:
+            ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="nearest first")
+    return fig
