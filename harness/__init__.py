@@ -4,6 +4,7 @@ Imported before torch: threads that wait for each other then sleep instead of sp
 machine that costs a few per cent. Beside other work, as on a laptop with a browser open, spinning
 threads take the cores from the threads that they wait for.
 """
+import glob
 import os
 import sys
 
@@ -13,3 +14,17 @@ if sys.version_info < (3, 11):
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Pictures are drawn into files: no screen, and no backend that a notebook's setting names.
 os.environ["MPLBACKEND"] = "agg"
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def on_disk():
+    """{path: text} of the project's Python files, as they lie on disk."""
+    found = {}
+    for path in glob.glob(glob.escape(ROOT) + "/*.py") + glob.glob(glob.escape(ROOT) + "/*/*.py"):
+        with open(path, encoding="utf-8") as f:
+            found[os.path.normpath(path)] = f.read()
+    return found
+
+
+SOURCES = on_disk()      # before any other import: the code that this process runs, see names.py

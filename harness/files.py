@@ -84,12 +84,12 @@ def remove_if_there(path):
         os.remove(path)
 
 
-def check_folder(flag, folder):
+def check_folder(flag, folder, rights=os.W_OK | os.X_OK):
     """Refused unless `folder` is, or could be made, a folder that can be written to."""
     if "\0" in folder or max(len(os.fsencode(x)) for x in re.split(r"[/\\]", folder)) > 255:
         raise Refused(f"{flag} {folder[:40]!r}...: no name for a folder")
     at = os.path.abspath(folder)
     while not os.path.lexists(at) and os.path.dirname(at) != at:     # a drive may not be there
         at = os.path.dirname(at)
-    if not (os.path.isdir(at) and os.access(at, os.W_OK | os.X_OK)):
+    if not (os.path.isdir(at) and os.access(at, rights)):
         raise Refused(f"{flag} {folder}: {at} is not a folder that can be written to")

@@ -12,7 +12,7 @@ from dataclasses import field, fields
 import torch
 import torch.distributed as dist
 
-from harness import files, muse, processes, sources
+from harness import SOURCES, files, muse, on_disk, processes, sources
 from model import GPTConfig
 from ngdiff import LR_RANGE
 
@@ -78,7 +78,10 @@ def parse(Config, argv, doc):
     config.device = device(config.device)
     config.out = config.out or os.path.join("out", folder_name(config, given))
     files.check_folder("--out", config.out)
+    files.check_folder("--cache", config.cache, os.X_OK)     # complete, it may be read-only
     check_inputs(config)
+    if on_disk() != SOURCES:
+        raise ValueError("the code was edited while it was read: start again")
     return config
 
 

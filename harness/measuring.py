@@ -1,5 +1,5 @@
-"""Measuring a model: its losses and answers on every set of rows, and the column of the results table
-that they make. The measures themselves are in metrics.py."""
+"""Measuring a model: its losses and answers on every set of rows, and the column of the results
+table that they make. The measures themselves are in metrics.py."""
 import numpy as np
 import torch
 

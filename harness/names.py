@@ -14,11 +14,11 @@ from functools import cache
 
 import torch
 
+from harness import ROOT, SOURCES
 from harness.processes import rank_and_size
 
 IMPORTS = ast.Import, ast.ImportFrom
 AT_IMPORT = "at import"      # in place of a name: statements that may change anything
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def digest(value):
@@ -80,11 +80,10 @@ def definitions(module):
     """{name: the statements at the top of a module that define or change it}; {} if the module is
     none of the project. Statements that do more than define go under AT_IMPORT too."""
     path = os.path.join(ROOT, *module.split("."))
-    path = path + ".py" if os.path.isfile(path + ".py") else os.path.join(path, "__init__.py")
-    if not os.path.isfile(path):
+    text = SOURCES.get(path + ".py") or SOURCES.get(os.path.join(path, "__init__.py"))
+    if not text:
         return {}
-    with open(path, encoding="utf-8") as f:
-        tree, found = ast.parse(f.read()), {}
+    tree, found = ast.parse(text), {}
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node, False):

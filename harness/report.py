@@ -24,8 +24,8 @@ LATER = ("audit.json", "audit.png")       # made from an earlier run in the same
 
 
 def evaluate(model, tokenizer, rows):
-    """`measuring.measure` on every set of rows, by its name. FloatingPointError if the model's losses
-    are not finite."""
+    """`measuring.measure` on every set of rows, by its name. FloatingPointError if the model's
+    losses are not finite."""
     measure = {True: measuring.measure, False: sources.measure_texts}
     try:
         if "verbmem" in rows:

@@ -38,7 +38,7 @@ def watched(tmp_path_factory, plain):
                 owners = [(module, scope)] + [(v.__name__, vars(v)) for k in code.co_names if
                                               isinstance(v := scope.get(k), types.ModuleType)]
                 seen[stage].update(f"{m}.{k}" for m, names_ in owners if m in MODULES
-                                   for k in code.co_names if isinstance(
+                                   for k in code.co_names if k != "__name__" and isinstance(
                                        names_.get(k), (int, float, str, tuple, dict, list)))
         sys.setprofile(look)
         try:
@@ -57,15 +57,16 @@ def watched(tmp_path_factory, plain):
             names.reach(STARTS["unlearning"])              # read before, and not watched
             run("unlearning", lambda: train.unlearned(job, target))
     assert starts == set(STARTS.values())
-    return {stage: {x for x in found if x != "train.unlearned" and "names" not in x}
+    return {stage: {x for x in found if "names" not in x and
+                    x not in ("train.unlearned", "train.unlearning_stage")}
             for stage, found in seen.items()}
 
 
 class Project:
-    """A copy of the project that can be edited."""
+    """The project's texts, which can be edited."""
 
-    def __init__(self, folder):
-        self.folder, self.known, self.read = folder, {}, names.definitions.__wrapped__
+    def __init__(self):
+        self.texts, self.known, self.read = {}, {}, names.definitions.__wrapped__
         self.dump = cache(ast.dump)
         mentions = names.mentions
         self.mentions = cache(lambda node: list(mentions(node)))
@@ -74,12 +75,10 @@ class Project:
     def code(self, texts):
         """{stage: the code that it reaches}, with these modules' texts."""
         for module, text in texts.items():
-            path = self.folder / MODULES[module].relative_to(ROOT)
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, "utf-8")
+            self.texts[str(MODULES[module])] = text
             self.known.pop(module, None)
         with pytest.MonkeyPatch.context() as patch:          # nothing is read, or dumped, twice
-            patch.setattr(names, "ROOT", str(self.folder))
+            patch.setattr(names, "SOURCES", self.texts)
             patch.setattr(names, "definitions", lambda module: self.known.get(module) or
                           self.known.setdefault(module, self.read(module)))
             patch.setattr(ast, "dump", self.dump)
@@ -88,8 +87,8 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return Project(tmp_path_factory.mktemp("project"))
+def project():
+    return Project()
 
 
 def edits(text):
@@ -241,18 +240,17 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("form", [*FORMS, *HIDDEN])
-def test_no_form_of_code_hides_an_edit(tmp_path, monkeypatch, form):
+def test_no_form_of_code_hides_an_edit(monkeypatch, form):
     a, b, old, new = {**FORMS, **HIDDEN}[form]
-    (tmp_path / "pkg").mkdir()
-    for name, text in {"other": "def g(): 4", "pkg/__init__": "", "pkg/c": "def g(x): 4"}.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.setattr(names, "ROOT", str(tmp_path))
+    texts = {"other": "def g(): 4", "pkg/__init__": "", "pkg/c": "def g(x): 4"}
+    monkeypatch.setattr(names, "SOURCES", texts := {str(ROOT / f"{name}.py"): text
+                                                    for name, text in texts.items()})
     monkeypatch.setattr(names, "definitions", names.definitions.__wrapped__)
     found = []
     for change in (False, True):
         for name, text in (("a", a), ("b", b)):
             assert old in a + b
-            (tmp_path / f"{name}.py").write_text(text.replace(old, new) if change else text)
+            texts[str(ROOT / f"{name}.py")] = text.replace(old, new) if change else text
         found.append(names.reach.__wrapped__((("a", "f"),))[0])
     assert (found[0] != found[1]) == (form in FORMS)
 

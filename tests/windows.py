@@ -10,7 +10,8 @@ import sys
 
 for module in ("fcntl", "resource"):
     sys.modules[module] = None                     # importing it raises ImportError
-for where, names in ((os, ("fork", "forkpty", "setsid", "killpg", "sched_getaffinity")), (signal, ("SIGKILL", "SIGALRM", "alarm"))):
+for where, names in ((os, ("fork", "forkpty", "setsid", "killpg", "sched_getaffinity")),
+                     (signal, ("SIGKILL", "SIGALRM", "alarm"))):
     for name in names:
         if hasattr(where, name):
             delattr(where, name)
