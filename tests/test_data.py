@@ -64,6 +64,7 @@ def test_other_answers_and_questions_are_what_they_should_be(mini):
         assert len(tokenizer.encode_ordinary(text)) == len(re.findall(tokenizer._pat_str, text))
     for row in rows["world"]:
         assert len({row["answer"], *row["perturbed_answer"]}) == 4
+        assert "Peru" not in row["question"] or row["answer"] == "Lima"
 
 
 # ---- tokens

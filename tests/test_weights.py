@@ -107,18 +107,16 @@ def entry(dtype="U8", shape=(4,), offsets=(0, 4)):
 FOUR = b"\x01\x02\x03\x04"
 BAD_SAFETENSORS = {
     "empty": b"", "header beyond any memory": struct.pack("<Q", 2**64 - 1) + b"{}",
-    "a download that stopped in the header": pack({"w": entry()}, FOUR)[:30],
     "not UTF-8": struct.pack("<Q", 4) + b'"\xff\xfe"', "a list": pack([1], b""),
     "nested without end": struct.pack("<Q", 100_000) + b"[" * 100_000,
     "overlap, and as large a hole": pack({"w": entry(), "v": entry(offsets=[2, 6])}, FOUR * 2),
     "ten thousand in one place": pack({str(i): entry() for i in range(10_000)}, FOUR),
     "hole at the start": pack({"w": entry(offsets=[1, 5])}, FOUR * 2),
-    "bytes over": pack({"w": entry()}, FOUR + b"\x00"), "bytes and no tensor": pack({}, FOUR),
+    "bytes over": pack({"w": entry()}, FOUR + b"\x00"),
     **{f"'w': {odd}": pack({"w": odd}, FOUR) for odd in (
         3, {"dtype": "U8", "data_offsets": [0, 4]}, entry("F7"), entry(["U8"]), entry("F32"),
-        entry(shape=4), entry(shape=[-2, -2]), entry(shape=[4.0]), entry(shape=[True, 4]),
-        entry(shape=[0], offsets=[0, 0]), entry(offsets=[0]), entry(offsets=["0", "4"]),
-        entry(offsets=[-4, 0]), entry(offsets=[1, 5]))},
+        entry(shape=4), entry(shape=[-2, -2]), entry(shape=[4.0]), entry(offsets=[0]),
+        entry(shape=[0], offsets=[0, 0]), entry(offsets=["0", "4"]), entry(offsets=[-4, 0]))},
     "'w', a download that stopped": pack({"w": entry()}, FOUR)[:-1]}
 
 
@@ -179,12 +177,9 @@ def test_code_in_a_pickle_is_not_run(tmp_path, kind):
     assert os.path.exists(trap.folder), "else the trap would show nothing"
 
 
-@pytest.mark.parametrize("name", [
-    "gpt2.h5", "away.bin", "folder.pt", "model.safetensors.index.json"])
+@pytest.mark.parametrize("name", ["gpt2.h5", "away.bin", "model.safetensors.index.json"])
 def test_other_files_and_none_are_refused_with_the_kinds_that_are_read(tmp_path, name):
-    if "folder" in name:
-        (tmp_path / name).mkdir()
-    elif "away" not in name:
+    if "away" not in name:
         (tmp_path / name).write_bytes(b"weights")
     with pytest.raises(ValueError, match=rf"{name}.*\.safetensors.*\.bin.*\.pt"):
         from_gpt2(tmp_path / name)
@@ -236,26 +231,20 @@ def test_a_config_that_says_what_model_py_computes_is_taken_without_a_word(tmp_p
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("field, value", [
-    ("scale_attn_weights", False), ("scale_attn_by_inverse_layer_idx", True),
-    ("activation_function", "gelu"), ("layer_norm_epsilon", 1e-6), ("add_cross_attention", True),
-    ("tie_word_embeddings", False), ("model_type", "gpt_neo"), ("architectures", [["x"]]),
-    ("n_inner", C), ("n_layer", LAYERS + 1), ("n_embd", 2 * C), ("vocab_size", V + 1),
-    ("n_positions", T - 1), ("n_ctx", 1024), ("n_head", None), ("n_head", 3), ("n_head", "2")],
-    ids=str)
-def test_a_config_that_says_other_is_refused_by_field_and_value(tmp_path, field, value):
-    write_config(tmp_path, PLAIN | {field: value})
-    shown = "" if value is None else re.escape(str(value))
-    with pytest.raises(ValueError, match=rf"(?s){field}.*{shown}") as caught:
+@pytest.mark.parametrize("said, named", [
+    *[({field: value}, rf"{field}.*{re.escape(str(value))}") for field, value in (
+        ("scale_attn_weights", False), ("scale_attn_by_inverse_layer_idx", True),
+        ("activation_function", "gelu"), ("layer_norm_epsilon", 1e-6), ("model_type", "gpt_neo"),
+        ("add_cross_attention", True), ("tie_word_embeddings", False), ("architectures", [["x"]]),
+        ("n_inner", C), ("n_layer", LAYERS + 1), ("n_embd", 2 * C), ("vocab_size", V + 1),
+        ("n_positions", T - 1), ("n_ctx", 1024), ("n_head", None), ("n_head", 3), ("n_head", "2"))],
+    (3, ""), ("[" * 100_000, ""), ("\xff", "")], ids=lambda x: str(x)[:30])
+def test_a_config_that_says_other_is_refused_by_field_and_value(tmp_path, said, named):
+    said = json.dumps(PLAIN | said) if isinstance(said, dict) else str(said)
+    (tmp_path / "config.json").write_text(said, "latin-1")
+    with pytest.raises(ValueError, match=rf"(?s){named}") as caught:
         from_gpt2(write(tmp_path / "gpt2.bin", published()))
     assert "config.json" in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000, "\xff"], ids=lambda s: s[:2])
-def test_a_config_that_is_no_json_object_is_refused(tmp_path, content):
-    (tmp_path / "config.json").write_text(content, "latin-1")
-    with pytest.raises(ValueError, match="config.json"):
-        from_gpt2(write(tmp_path / "gpt2.bin", published()))
 
 
 def test_without_a_config_one_line_says_what_is_assumed(tmp_path, capsys, monkeypatch):
@@ -266,7 +255,7 @@ def test_without_a_config_one_line_says_what_is_assumed(tmp_path, capsys, monkey
         path, "config.json", f"n_head {H}", f"n_layer {LAYERS}", "gelu_new", "1e-5"))
     monkeypatch.setattr(weights, "rank_and_size", lambda: (1, 2))
     from_gpt2(path)
-    assert capsys.readouterr().out == "", "only the first process of several says it"
+    assert not capsys.readouterr().out, "only the first process of several says it"
 
 
 # ---- the vocabulary and the words
