@@ -79,7 +79,6 @@ def degrees(d):
 # --------------------------------------------------------------------------- claims
 
 def claims():
-    """The rows of this script's table."""
     pairs = [plane(ratio, np.radians(angle)) for ratio in RATIOS for angle in ANGLES]
     wanted = [(r, -f) for r, f in pairs]                       # the two directions to mix
     d = np.array([shipped(r, f, "ngdiff") for r, f in pairs])
@@ -115,5 +114,4 @@ def draw():
                 label="predicted from each definition" if name == "ngdiff" else None)
     ax.set(xscale="log", xlabel="|g_R| / |g_F|", ylabel="direction of d, degrees from g_R",
            title="g_R at 0 degrees, -g_F at -120 degrees")
-    ax.legend(fontsize=8)
     return fig

@@ -94,7 +94,6 @@ def adam_pairs(n):
 # --------------------------------------------------------------------------- claims
 
 def claims(ratios=RATIOS, angles=ANGLES, n_adam=1000):
-    """The rows of this script's table."""
     measured, (plain, sign, adam) = improved(ratios, angles), adam_pairs(n_adam)
     rows = [compare("NGDiff improves both tasks, share of all ratios and angles", 1.0,
                     measured[..., 0].mean(), 0)]

@@ -131,7 +131,7 @@ def gdiff_ends(p):
 # --------------------------------------------------------------------------- claims
 
 def claims(n=6):
-    """The rows of this script's table. n: problems to count over."""
+    """n: problems to count over."""
     p = problem(12)
     theirs, theta = goal(p), end(p)
     return [
@@ -166,5 +166,4 @@ def draw():
                         label=[f"measured: {label}"] + [None] * 3)
         ax.axhline(B, color="k", ls="--", label="predicted: the level B")
         ax.set(title=name, xlabel="step", ylabel="each row's loss l_x", ylim=(1e-4, 1e3))
-        ax.legend(fontsize=8)
     return fig

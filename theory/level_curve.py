@@ -36,7 +36,6 @@ def on_curve(p, mu):
 # --------------------------------------------------------------------------- claims
 
 def claims():
-    """The rows of this script's table."""
     p = problem(10)
     theirs, path, fixed_c = goal(p), run(p), gdiff_ends(p)
     theta, last = path.theta[-1], path.steps[-1]
@@ -78,5 +77,4 @@ def draw():
         ax.plot(*path[:, -1], "o", color=line.get_color())
     ax.set(title="Paths and ends (dots)", xlabel="L_R, to be low",
            ylabel="farthest row's distance from B")
-    ax.legend(fontsize=8)
     return fig

@@ -21,7 +21,6 @@ import functools
 
 import numpy as np
 
-import ngdiff
 from theory import toy
 from theory.table import bound, compare, figure
 
@@ -62,7 +61,9 @@ def expected_bias(lg, theta, m):
 
 def batch_direction(lg, theta, rows_R=slice(None), rows_F=slice(None)):
     """ngdiff.py's direction from some of the examples; from all of them if none are named."""
-    return toy.direction(lg.some(rows_R, rows_F).tasks(), toy.leaf(theta))[1][0].numpy()
+    theta = toy.leaf(theta)
+    losses = toy.losses(lg.some(rows_R, rows_F).tasks(), theta)
+    return toy.direction(*losses, [theta])[1][0].numpy()
 
 
 @functools.cache
@@ -95,9 +96,7 @@ def split_direction(lg, theta, m):
         some = lg.some(slice(i, i + m), slice(i, i + m)).tasks()
         for task, part in zip(some, parts):
             part.append(lambda task=task: task(params[0]) * m / N)
-    (loss_R, grad_R), (loss_F, grad_F) = (ngdiff.loss_and_grad(part, params) for part in parts)
-    numbers = ngdiff.five_numbers(loss_R, grad_R, loss_F, grad_F)
-    return ngdiff.direction(grad_R, grad_F, *ngdiff.coefficients("ngdiff", numbers))[0].numpy()
+    return toy.direction(*parts, params)[1][0].numpy()
 
 
 # --------------------------------------------------------------------------- claims
@@ -108,7 +107,7 @@ def problem():
 
 
 def claims(n=400):
-    """The rows of this script's table. n: random splits that each average is taken over."""
+    """n: random splits that each average is taken over."""
     (lg, theta), bias = problem(), measured_bias(128, n)
     whole = batch_direction(lg, theta)
     return [
@@ -141,5 +140,4 @@ def draw():
     for ax in axes:
         ax.set_xscale("log", base=2)
         ax.set_xlabel("examples in a batch of each task")
-        ax.legend(fontsize=8)
     return fig

@@ -84,7 +84,6 @@ def order_claims(name, problem, theta):
 
 
 def claims(n_points=50):
-    """The rows of this script's table."""
     q, lg = toy.quadratics(20, 0), toy.logistic(20, 200, 0)
     points = np.random.default_rng(1).standard_normal((n_points, 20))
     theta, tasks = points[0], q.tasks()
@@ -128,5 +127,4 @@ def draw():
             ax.loglog(LRS, left[-1, i] * (LRS / LRS[-1])**2, "k--", lw=1)
         ax.plot([], [], "k--", lw=1, label="predicted: slopes 1 and 2")
         ax.set(title=name, xlabel="lr", ylabel="change of the loss")
-        ax.legend(fontsize=8)
     return fig

@@ -88,16 +88,17 @@ def ratios(draw_batch, whole, start, forget=None, n=200):
     """How much too large AutoLR's lr is where it looks (at the same batch, at another one): its
     mean slope over its mean curvature, n batches, over the same from L_R itself, the task `whole`.
     d: the batch's gradient, or NGDiff's if there is a task to forget."""
-    rng, sums = np.random.default_rng(0), np.zeros((3, 2))
+    rng, sums, theta = np.random.default_rng(0), np.zeros((3, 2)), toy.leaf(start)
     for _ in range(n):
-        same, other = draw_batch(rng), draw_batch(rng)
-        for i, probed in enumerate((same, other, whole)):
-            theta = toy.leaf(start)
-            retain, look, away = toy.losses((same, probed, forget or same), theta)
-            # step = 1: a single fit, as at all steps but the first
-            numbers = ngdiff.step(retain, away, [theta], ngdiff.State(lr=0.1, step=1), lazy=1,
-                                  method="ngdiff" if forget else "retain", probe_on=look)
-            sums[i] += numbers.slope, numbers.curvature
+        same, other, all_rows, away = toy.losses(
+            (draw_batch(rng), draw_batch(rng), whole, forget or whole), theta)
+        if forget:
+            d = toy.direction(same, away, [theta])[1]
+        else:
+            d = ngdiff.loss_and_grad(same, [theta])[1]
+        for i, loss in enumerate((same, other, all_rows)):
+            fit = ngdiff.fit_lr(loss, [theta], d, ngdiff.loss_only(loss), 0.1)
+            sums[i] += fit.slope, fit.curvature
     lr = sums[:, 0] / sums[:, 1]
     return lr[:2] / lr[2]
 
@@ -121,7 +122,7 @@ def run(another, seed=0, steps=300, sigma=1.0, b=16):
 # --------------------------------------------------------------------------- claims
 
 def claims(n=200, n_runs=4):
-    """The rows of this script's table. n: batches that each average is taken over."""
+    """n: batches that each average is taken over."""
     A, r, theta = problem()
     whole, away = task(A, r), right_angle(A @ (theta - r))
     found = [ratios(scattered(A, r, *level), whole, theta, n=n) for level in LEVELS]
@@ -169,6 +170,4 @@ def draw():
                            label=None if seed else f"measured: AutoLR looks at {name} batch")
     right.set(title="NGDiff from a memorised point, batches of 16", xlabel="step",
               ylabel="L_R, to be low")
-    for ax in (left, right):
-        ax.legend(fontsize=8)
     return fig

@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import ngdiff
 import train
+from theory import toy
 from theory.table import bound, compare, figure, legend_below, same
 
 MOMENTS = (0, 10, 20)                    # steps of the run at which the slices are taken
@@ -83,19 +84,11 @@ def along(losses, params, d, lrs):
                     + [plus for _, plus in pairs])
 
 
-def direction(retain, forget, params):
-    """NGDiff's d for these losses."""
-    (loss_R, grad_R), (loss_F, grad_F) = (ngdiff.loss_and_grad(losses, params)
-                                          for losses in (retain, forget))
-    numbers = ngdiff.five_numbers(loss_R, grad_R, loss_F, grad_F)
-    return ngdiff.direction(grad_R, grad_F, *ngdiff.coefficients("ngdiff", numbers))
-
-
 def take_slice(model, parts, config, step, numbers):
     """The Slice at `model`, where a step with these Numbers starts. parts: both tasks' Parts."""
     params = list(model.parameters())
     retain, forget = (train.losses(model, some, config) for some in parts)
-    d, lrs = direction(retain, forget, params), MULTIPLES * numbers.lr
+    d, lrs = toy.direction(retain, forget, params)[1], MULTIPLES * numbers.lr
     return Slice(step, numbers, backprop(retain, params, d), np.r_[-lrs[::-1], 0.0, lrs],
                  along(retain, params, d, lrs), along(forget, params, d, lrs))
 
@@ -120,7 +113,6 @@ def measured_run():
 # --------------------------------------------------------------------------- claims
 
 def claims():
-    """The rows of this script's table."""
     found, rows = measured_run(), []
     for s in found:
         slope, curvature = s.near_zero()

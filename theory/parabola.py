@@ -40,8 +40,9 @@ def error_coefficients(lg, theta):
 def fitted(tasks, start, lr, dtype=torch.float64):
     """(slope, curvature) by ngdiff.py along NGDiff's direction."""
     theta = toy.leaf(start, dtype)
-    numbers, d = toy.direction(tasks, theta)
-    minus, plus = ngdiff.probe(toy.losses(tasks, theta)[0], [theta], d, float(lr))
+    retain, forget = toy.losses(tasks, theta)
+    numbers, d = toy.direction(retain, forget, [theta])
+    minus, plus = ngdiff.probe(retain, [theta], d, float(lr))
     return np.array(ngdiff.parabola(minus, numbers.loss_retain, plus, float(lr)))
 
 
@@ -55,7 +56,6 @@ def errors(lg, points, lrs, dtype):
 # --------------------------------------------------------------------------- claims
 
 def claims(n_points=20):
-    """The rows of this script's table."""
     q, lg = toy.quadratics(20, 1), toy.logistic(20, 200, 0)
     points = np.random.default_rng(3).standard_normal((n_points, 20))
     wide, narrow = np.geomspace(0.01, 0.3, 5), np.geomspace(1e-5, 1e-3, 9)
@@ -96,5 +96,4 @@ def draw():
                   label="predicted: derivative x lr squared")
         ax.set(title=f"Error of the {name} (logistic regression)", xlabel="lr of the two probes",
                ylabel="absolute error")
-        ax.legend(fontsize=7)
     return fig

@@ -90,7 +90,7 @@ def stretch(path):
 # --------------------------------------------------------------------------- claims
 
 def claims(n_paths=3, largest=100.0):
-    """The rows of this script's table. largest: eigenvalue; steps and 1 / lr grow with it."""
+    """largest: eigenvalue; steps and 1 / lr grow with it."""
     q, lr, steps = toy.quadratics(20, 1, largest), 1.8 / largest, round(30 * largest)
     c, fixed, small = above(q, 0.9), [above(q, share) for share in (0.5, 0.7, 0.9)], (0.0, 0.5, 0.9)
     swung = scalarize(q, swinging(q), 200 * round(largest / 10), lr)[-1]
@@ -134,6 +134,4 @@ def draw():
               ylabel="theta 2", title="The two parameters, from (0, 0)")
     steps.set(xlabel="step", ylabel="distance from theta*(c)", ylim=(1e-14, 1e4),
               title="Measured solid, predicted dashed")
-    for ax in (plane, steps):
-        ax.legend(fontsize=8)
     return fig

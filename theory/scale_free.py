@@ -28,8 +28,7 @@ from theory import toy
 from theory.pareto_front import minimiser
 from theory.table import bound, compare, figure, same
 
-SCALES = (1e-3, 1e-1, 1e1, 1e3)
-POWERS = (2.0**-10, 2.0**-3, 2.0**3, 2.0**10)
+SCALES, POWERS = (1e-3, 1e3), (2.0**-10, 2.0**10)
 
 # --------------------------------------------------------------------------- predicted
 
@@ -79,7 +78,7 @@ def float32_status(lg, s, more=0.0):
 # --------------------------------------------------------------------------- claims
 
 def claims(largest=100.0):
-    """The rows of this script's table. largest: eigenvalue where gradient difference runs to its
+    """largest: eigenvalue where gradient difference runs to its
     end, which takes steps in proportion."""
     q, lg, c = toy.quadratics(20, 1), toy.logistic(20, 200, 0), 0.995
     start, tasks = q.r + np.linspace(-1, 1, 20), q.tasks()
@@ -129,5 +128,4 @@ def draw():
     for ax, name in zip(axes, ("NGDiff", "Gradient difference, c = 0.9")):
         ax.set(xlim=start[0] + np.array([-5, 3]), ylim=start[1] + np.array([-3, 5]),
                xlabel="theta 1", ylabel="theta 2", title=name)
-        ax.legend(fontsize=8)
     return fig

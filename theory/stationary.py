@@ -72,7 +72,7 @@ def rests(q, starts, lr=None, steps=3000):
 # --------------------------------------------------------------------------- claims
 
 def claims(n_starts=8, largest=100.0):
-    """The rows of this script's table. largest: eigenvalue; the steps to rest grow with it."""
+    """largest: eigenvalue; the steps to rest grow with it."""
     q, rng = toy.quadratics(20, 1, largest), np.random.default_rng(0)
     near, far = (q.r + spread * rng.standard_normal((8, 20)) for spread in (1, 3))
     ends, gap = rests(q, far[:n_starts])

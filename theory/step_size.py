@@ -34,9 +34,10 @@ def best_lr(problem, theta):
 def along(tasks, start, lr):
     """(change of L_R, its derivative by lr) after one step of ngdiff.py with this lr."""
     theta = toy.leaf(start)
-    before, d = toy.direction(tasks, theta)
+    retain, forget = toy.losses(tasks, theta)
+    before, d = toy.direction(retain, forget, [theta])
     ngdiff.update([theta], d, lr)
-    after, grad = ngdiff.loss_and_grad(toy.losses(tasks, theta)[0], [theta])
+    after, grad = ngdiff.loss_and_grad(retain, [theta])
     return float(after) - before.loss_retain, -float(grad[0] @ d[0])
 
 
@@ -57,7 +58,6 @@ def minimum_and_zero(tasks, start, near):
 # --------------------------------------------------------------------------- claims
 
 def claims(n_points=5):
-    """The rows of this script's table."""
     q, lg = toy.quadratics(20, 0), toy.logistic(20, 200, 0)
     tasks, points = q.tasks(), np.random.default_rng(2).standard_normal((n_points, 20))
     best, falls = np.array([best_lr(q, theta) for theta in points]).T

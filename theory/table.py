@@ -47,11 +47,6 @@ def same(claim, predicted, measured):
     return Row(claim, str(predicted), str(measured), "-", bool(predicted == measured))
 
 
-def heading(name):
-    """A row with nothing but a script's name."""
-    return Row(name, "", "", "", True)
-
-
 def print_table(rows):
     """The rows in fixed columns; returns the exit code: 1 if one is not ok."""
     print(f"{'claim':72} {'predicted':>21} {'measured':>21} {'error':>8}  ok")
@@ -90,11 +85,14 @@ def legend_below(fig, axes, columns, **options):
 # --------------------------------------------------------------------------- one script
 
 def run_script(name, folder):
-    """The rows of theory/NAME.py under its name; its figure goes to folder/NAME.png."""
+    """The rows of theory/NAME.py's claims() under its name; its draw() goes to folder/NAME.png."""
     print(f"{name} ...", file=sys.stderr, flush=True)
     script = importlib.import_module(f"theory.{name}")
     with contextlib.redirect_stdout(sys.stderr):        # training says how far it is
-        rows, fig = [heading(name), *script.claims()], script.draw()
+        rows, fig = [Row(name, "", "", "", True), *script.claims()], script.draw()
+    for ax in fig.axes:
+        if not fig.legends and ax.get_legend_handles_labels()[1]:
+            ax.legend(fontsize=8)
     os.makedirs(folder, exist_ok=True)
     fig.savefig(os.path.join(folder, name + ".png"), dpi=80)
     return rows

@@ -136,19 +136,20 @@ def losses(tasks, theta):
     return [lambda task=task: task(theta) for task in tasks]
 
 
-def direction(tasks, theta, method="ngdiff", c=0.5):
-    """What a step starts with: ngdiff.py's Numbers and d, a list of one tensor (n,)."""
-    (loss_R, grad_R), (loss_F, grad_F) = (ngdiff.loss_and_grad(loss, [theta])
-                                          for loss in losses(tasks, theta))
+def direction(retain, forget, params):
+    """What a step of NGDiff starts with: ngdiff.py's Numbers and d, for losses as step takes them."""
+    (loss_R, grad_R), (loss_F, grad_F) = (ngdiff.loss_and_grad(loss, params)
+                                          for loss in (retain, forget))
     numbers = ngdiff.five_numbers(loss_R, grad_R, loss_F, grad_F)
-    return numbers, ngdiff.direction(grad_R, grad_F, *ngdiff.coefficients(method, numbers, c))
+    return numbers, ngdiff.direction(grad_R, grad_F, *ngdiff.coefficients("ngdiff", numbers))
 
 
 def fits(tasks, start, lr, max_fits=ngdiff.FITS_AT_START, dtype=torch.float64):
     """AutoLR's Fits from a first guess lr, as ngdiff.step makes them at its first step."""
     theta = leaf(start, dtype)
-    numbers, d = direction(tasks, theta)
-    return ngdiff.autolr(losses(tasks, theta)[0], [theta], d, numbers.loss_retain, lr, max_fits)[1]
+    retain, forget = losses(tasks, theta)
+    numbers, d = direction(retain, forget, [theta])
+    return ngdiff.autolr(retain, [theta], d, numbers.loss_retain, lr, max_fits)[1]
 
 
 class Path(NamedTuple):
