@@ -14,7 +14,6 @@ WIDTH = 100
 # Not needed: what writes files, what collects garbage twice, what changes pytest's own functions.
 PLUGINS = [x for name in ("cacheprovider", "unraisableexception", "threadexception", "legacypath")
            for x in ("-p", f"no:{name}")]
-SECRETS = ("GITHUB_", "ACTIONS_", "RUNNER_", "PYTEST_")     # no student's code sees these variables
 # A submission must not change functions of these modules, or of pytest's own, "_pytest".
 WATCHED = ("builtins", "math", "pytest", "numpy", "torch", "torch.testing")
 
@@ -61,7 +60,7 @@ def isolate(cpu):
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    for name in [name for name in os.environ if name.startswith(SECRETS)]:
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         del os.environ[name]
     os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", OMP_NUM_THREADS="1",
                       CUDA_VISIBLE_DEVICES="")       # a GPU maps more memory than the limit allows

@@ -1,7 +1,7 @@
 """Everything about the assignments that takes minutes. Exit code 1 if something is wrong.
 
     python -m tests.wrong_answers answers     every variant of the code, every wrong answer
-    python -m tests.wrong_answers grader      the real grader: shipped full, blank 0; then 60 edits
+    python -m tests.wrong_answers grader      the real grader: shipped full, blank 0; then 77 edits
                                               of right work, in which check must equal grade
     python -m tests.wrong_answers packages    both packages, four submissions each: seconds, memory
     python -m tests.wrong_answers class       100 submissions of assignment 2: seconds
@@ -60,13 +60,11 @@ def grader(scratch):
 
 
 def edited(a, at, pristine):
-    """Every fourth edit of each assignment's file, handed in and checked in a copy."""
+    """Every third edit of each assignment's file, handed in and checked in a copy."""
     file, path, _ = blank.place(a.functions[0])
     method = path if len(path) == 2 and path[0] == "Attention" else None
     some = list(edits(blank.read_text(str(ROOT), file), path, method).items())
-    some = [edit for i, edit in enumerate(some) if i % 4 == a.number % 4]
-    some += [edit for edit in edits(blank.read_text(str(ROOT), file), path, method).items()
-             if edit[0] == "a class's __init__"]
+    some = [edit for i, edit in enumerate(some) if i % 3 == a.number % 3]
     folders = []
     for i, (name, (source, _)) in enumerate(some):
         for kind in ("alone", "copy", "whole"):     # handed in; in a copy; as pytest has it
