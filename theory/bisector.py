@@ -76,8 +76,6 @@ def degrees(d):
     return np.degrees(np.arctan2(d[1], d[0]))
 
 
-# --------------------------------------------------------------------------- claims
-
 def claims():
     pairs = [plane(ratio, np.radians(angle)) for ratio in RATIOS for angle in ANGLES]
     wanted = [(r, -f) for r, f in pairs]                       # the two directions to mix
@@ -98,8 +96,6 @@ def claims():
         compare("fails for MGDA on raw gradients, the same two (NGDiff: -60): degrees",
                 degrees(least_norm(r, -f)), degrees(shipped(r, f, "mgda")), 1e-8)]
 
-
-# --------------------------------------------------------------------------- figure
 
 def draw():
     fig, ax = figure("Claim: NGDiff takes the direction of IMTL-G, ConFIG, Nash-MTL and unit MGDA;"

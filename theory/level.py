@@ -11,10 +11,9 @@ goal. There is such room where there are more parameters than rows. Plain L_F ru
 not needed for it: gradient difference with any c ends there as well.
 
 Assumptions: room (level_curve.py shows what happens without it), and a learning rate that falls,
-but not too fast. Where it fails: with a fixed one NGDiff circles the goal, at about that distance,
-for d does not shrink with the gradients. AutoLR looks only at L_R, and its lr falls with |g_R|.
-Fitted at each step, it brings L_R to 0 so fast that the run freezes before the rows are at B.
-Fitted every 10th step, only some runs arrive.
+but not too fast. Where it fails: with a fixed one NGDiff circles the goal, for d does not shrink
+with the gradients. AutoLR's lr falls with |g_R|: fitted at each step, the run freezes before the
+rows are at B; fitted every 10th step, only some runs arrive.
 
 Toy problem: 8 retain rows and 4 forget rows, each the squared error of a linear function of theta
 in R^12, with unequal n_x. The start knows all rows nearly by heart. l_x = B leaves the sign of an
@@ -32,7 +31,7 @@ from theory.table import bound, compare, figure, same
 
 B = 2.0                                         # the level
 N_X = np.array([3.0, 5.0, 8.0, 13.0])           # the forget rows' answer tokens
-COSTS = (0.2, 0.5, 0.8)                         # gradient difference's c
+COSTS = (0.2, 0.8)                              # gradient difference's c
 
 # --------------------------------------------------------------------------- predicted
 
@@ -102,7 +101,7 @@ def falling(first, ratio):
     return lambda t: first * ratio**t
 
 
-def run(p, lr=falling(0.2, 0.96), steps=450, level=True, **options):
+def run(p, lr=falling(0.2, 0.96), steps=350, level=True, **options):
     """The path of a method from p.start."""
     return toy.descend(tasks(p, level), p.start, steps, lr, **options)
 
@@ -125,10 +124,8 @@ def arrivals(n, **options):
 
 
 def gdiff_ends(p):
-    return [end(p, lr=0.1, steps=700, method="gdiff", c=c) for c in COSTS]
+    return [end(p, lr=0.15, steps=520, method="gdiff", c=c) for c in COSTS]
 
-
-# --------------------------------------------------------------------------- claims
 
 def claims(n=6):
     """n: problems to count over."""
@@ -139,7 +136,7 @@ def claims(n=6):
         compare("   ... every row's loss at B", [B] * 4, p.row_losses(theta), 1e-6),
         compare("   ... what is left of the first Lagrange condition", 0, residual(p, theta), 1e-6),
         same(f"   ... {n} problems: runs that arrive", n, arrivals(n)),
-        compare("GDiff, c = 0.2, 0.5, 0.8, ends there as well", [theirs] * 3, gdiff_ends(p), 1e-4),
+        compare("GDiff, c = 0.2, 0.8, ends there as well", [theirs] * 2, gdiff_ends(p), 1e-4),
         bound("plain L_F runs away: highest row's loss", ">", 50,
               p.row_losses(end(p, level=False, steps=150)).max()),
         bound("fails if lr is fixed at 0.05: distance from the goal", ">", 0.01,
@@ -149,8 +146,6 @@ def claims(n=6):
         bound(f"   ... every 10th step, {n} problems: runs that arrive", "<", n,
               arrivals(n, lr=None, steps=400, lazy=10))]
 
-
-# --------------------------------------------------------------------------- figure
 
 def draw():
     p = problem(12)

@@ -7,9 +7,8 @@ Claim: where a method rests and neither gradient is 0, L_R + mu P is stationary 
 minimisers theta(mu) form a curve that reaches the goal as mu -> infinity.
 
 - Gradient difference ends at theta((1 - c) / c), which depends on c.
-- NGDiff ends at a theta(mu) too, mu = |g_R| / |g_F| there. So the first Lagrange condition holds,
-  and l_x = B does not: "NGDiff ends at the goal" is false. It rests at the first point at which no
-  small step improves both losses. Which one that is depends on the start and on the learning rates.
+- NGDiff ends at a theta(mu) too, mu = |g_R| / |g_F| there: the first point at which no small step
+  improves both losses, short of the goal. Which one depends on the start and on the learning rates.
 
 Assumptions: a learning rate that falls slowly enough to arrive.
 
@@ -33,17 +32,15 @@ def on_curve(p, mu):
     return theta
 
 
-# --------------------------------------------------------------------------- claims
-
 def claims():
     p = problem(10)
     theirs, path, fixed_c = goal(p), run(p), gdiff_ends(p)
     theta, last = path.theta[-1], path.steps[-1]
-    near = [end(p._replace(start=start + 0.01), lr=falling(0.02, 0.98), steps=400)
+    near = [end(p._replace(start=start + 0.01), lr=falling(0.02, 0.96), steps=200)
             for start in (theirs, on_curve(p, 0.01))]
     gaps = [np.linalg.norm(a - b) for i, a in enumerate([*fixed_c, theirs]) for b in fixed_c[:i]]
     return [
-        compare("GDiff, c = 0.2, 0.5, 0.8, ends at theta((1 - c) / c)",
+        compare("GDiff, c = 0.2, 0.8, ends at theta((1 - c) / c)",
                 [on_curve(p, (1 - c) / c) for c in COSTS], fixed_c, 1e-4),
         bound("   ... off the goal and off each other: least of the distances", ">", 0.01,
               min(gaps)),
@@ -55,8 +52,6 @@ def claims():
         bound("   ... from near the goal and near theta(0.01), small lr: ends apart by", ">", 0.1,
               np.linalg.norm(near[0] - near[1]))]
 
-
-# --------------------------------------------------------------------------- figure
 
 def draw():
     p = problem(10)

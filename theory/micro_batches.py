@@ -1,11 +1,8 @@
 """What do few examples do to NGDiff's direction? A batch turns it; a normalised part biases it.
 
-Not covered by the paper's theory, and measured here: gradients of b examples instead of all N.
-
-Claim, a batch: with e_R, e_F the gradients' errors, the direction is off by
+Claim (ours), a batch: with e_R, e_F the gradients' errors, the direction is off by
 P e_R/|g_R| - P e_F/|g_F|, where P takes out each gradient's own part. So the angle to the whole
-set's direction is, to first order, sqrt(trace / b) / |d|. It falls as 1 / sqrt(b), and averages out
-over batches.
+set's direction is, to first order, sqrt(trace / b) / |d|, and averages out over batches.
 
 Claim, micro-batches: normalising each micro-batch of m examples before summing does not average
 out. The mean of g_m/|g_m| is g/|g| - (P C g/|g| + 1/2 tr(P C) g/|g|) / |g|^2 to first order. C is
@@ -99,8 +96,6 @@ def split_direction(lg, theta, m):
     return toy.direction(*parts, params)[1][0].numpy()
 
 
-# --------------------------------------------------------------------------- claims
-
 def problem():
     """(The two regressions, the point where everything is measured.)"""
     return toy.logistic(20, 512, 0), np.full(20, 0.2)
@@ -120,8 +115,6 @@ def claims(n=400):
         compare("summed first, normalised once: any split gives the same direction",
                 [whole] * 3, [split_direction(lg, theta, m) for m in (8, 64, 256)], 1e-12)]
 
-
-# --------------------------------------------------------------------------- figure
 
 def draw():
     (lg, theta), batches, n = problem(), np.array(BATCHES), 20

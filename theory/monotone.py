@@ -10,10 +10,8 @@ So what is left after the first-order term falls with lr^2: a line of slope 2 on
 quadratics it is exactly 1/2 lr^2 d'Hd.
 
 Assumptions: smooth losses, both gradients non-zero, a small lr. Opposite gradients (cos = -1) are
-no exception, although "parallel" covers them: they are the best case, d = 2 g_R / |g_R|. Where it
-fails: gradients in the same direction (d = 0; ngdiff.py says Stationary), and a large lr (past
-2 g_R.d / d'H_R d, L_R rises). The forget half needs no small lr where L_F is convex: it then rises
-at every lr.
+the best case, d = 2 g_R / |g_R|. Where it fails: gradients in the same direction (d = 0; ngdiff.py
+says Stationary), and a large lr (past 2 g_R.d / d'H_R d, L_R rises). A convex L_F always rises.
 
 Toy problems: two random quadratics in R^20 with eigenvalues 1 .. 100; two logistic regressions in
 R^20, which are not quadratic.  Expected output: each row ok; all slopes 2.00.
@@ -71,8 +69,6 @@ def sign(x):
     return np.sign(x).astype(int).tolist()
 
 
-# --------------------------------------------------------------------------- claims
-
 def order_claims(name, problem, theta):
     """The first order itself, and both losses' remainder: its slope on log-log axes."""
     tasks, rate = problem.tasks(), first_order(*problem.gradients(theta))
@@ -108,8 +104,6 @@ def claims(n_points=50):
              sign(change(tasks, theta, 1000.0)[1]))]
 
 
-# --------------------------------------------------------------------------- figure
-
 def draw():
     fig, axes = figure("Claim: NGDiff's step lowers L_R and raises L_F by lr |g| (1 - cos), and "
                        "what is left falls with lr squared", 2, 11, 4.4)
@@ -122,7 +116,7 @@ def draw():
                                             ("rise of L_F", "tab:red"))):
             ax.loglog(LRS, np.abs(found[:, i]), "o-", color=color, ms=3, label=label)
             ax.loglog(LRS, LRS * abs(rate[i]), "k--", lw=1)
-            ax.loglog(LRS, left[:, i], "s-", color=color, ms=3, mfc="none", alpha=0.6,
+            ax.loglog(LRS, left[:, i], "s:", color=color, ms=3,
                       label="   what the first order leaves")
             ax.loglog(LRS, left[-1, i] * (LRS / LRS[-1])**2, "k--", lw=1)
         ax.plot([], [], "k--", lw=1, label="predicted: slopes 1 and 2")

@@ -10,10 +10,9 @@ Claim: for d along the batch's own gradient g + xi,
     slope of L_R itself        g.(g + xi),             on average  |g|^2
 
 With one curvature for all three, the lr from the same batch is too large by 1 + E|xi|^2 / |g|^2.
-The lr from another batch is right on average. Where g is small, as at a memorised minimum, the
-factor is large: NGDiff scales the noise to length 1, and AutoLR lets it take long steps. So a run
-on small batches loses L_R. With another batch it keeps L_R, but then lr is so small that little is
-forgotten. (That is ngdiff.step's probe_on. train.py takes large batches instead.)
+The lr from another batch (ngdiff.step's probe_on) is right on average. Where g is small, as at a
+memorised minimum, the factor is large, and a run on small batches loses L_R. With another batch it
+keeps L_R, but lr is so small that little is forgotten. (train.py takes large batches instead.)
 
 Assumptions: a Hessian that all rows share; for NGDiff, a forget gradient at a right angle to g.
 Where it fails: rows with Hessians of their own, as in least squares with fewer rows than
@@ -84,7 +83,7 @@ def factor_least_squares(r, b):
 
 # --------------------------------------------------------------------------- measured
 
-def ratios(draw_batch, whole, start, forget=None, n=200):
+def ratios(draw_batch, whole, start, forget=None, n=100):
     """How much too large AutoLR's lr is where it looks (at the same batch, at another one): its
     mean slope over its mean curvature, n batches, over the same from L_R itself, the task `whole`.
     d: the batch's gradient, or NGDiff's if there is a task to forget."""
@@ -119,9 +118,7 @@ def run(another, seed=0, steps=300, sigma=1.0, b=16):
     return np.array(found)
 
 
-# --------------------------------------------------------------------------- claims
-
-def claims(n=200, n_runs=4):
+def claims(n=100, n_runs=4):
     """n: batches that each average is taken over."""
     A, r, theta = problem()
     whole, away = task(A, r), right_angle(A @ (theta - r))
@@ -147,14 +144,12 @@ def claims(n=200, n_runs=4):
               other[:, 1].max() / same[:, 1].min())]
 
 
-# --------------------------------------------------------------------------- figure
-
 def draw():
     (A, r, theta), sigmas = problem(), np.geomspace(0.1, 3, 7)
     fig, (left, right) = figure("Claim: AutoLR on the batch that made d takes lr too large by "
                                 "1 + E|xi|^2 / |g|^2; on another batch it does not", 2, 11, 4.6)
     for b, color in ((4, "tab:red"), (16, "tab:orange"), (64, "tab:green")):
-        found = np.array([ratios(scattered(A, r, sigma, b), task(A, r), theta, n=60)
+        found = np.array([ratios(scattered(A, r, sigma, b), task(A, r), theta, n=40)
                           for sigma in sigmas])
         left.loglog(sigmas, found[:, 0], "o-", color=color, ms=4,
                     label=f"measured: same batch of {b}")

@@ -7,10 +7,9 @@ theta. The slope and curvature that ngdiff.py finds from three losses are held a
 backpropagation: g_R.d, and d'H_R d from a second backward pass through the first.
 
 Expected: from probes near 0 both agree to a few per cent. A small step lowers L_R and raises L_F,
-and the step that AutoLR chooses lowers L_R on its batch. Where it fails: the parabola is local. Its
-probes stand at the lr in use, and further out L_R leaves the fitted curve (the figure marks where).
-The probes see the average bend over that width, which is what a step of that size needs, and not
-the d'H_R d of the formula. L_F is no parabola at all.
+and the step that AutoLR chooses lowers L_R on its batch. Where it fails: the parabola is local.
+Further out than the probes, which stand at the lr in use, L_R leaves the fitted curve. L_F is no
+parabola at all.
 
 Assumptions: one batch (216 retain rows and all forget rows) for the gradients and all losses; no
 dropout. float32, as in train.py. The target model comes from train.py's cache, or is trained here
@@ -110,8 +109,6 @@ def measured_run():
     return found
 
 
-# --------------------------------------------------------------------------- claims
-
 def claims():
     found, rows = measured_run(), []
     for s in found:
@@ -129,8 +126,6 @@ def claims():
               max(s.leaves() / s.numbers.lr for s in found))]
 
 
-# --------------------------------------------------------------------------- figure
-
 def draw():
     found = measured_run()
     fig, axes = figure("Claim: along NGDiff's direction the retain loss of a small GPT is close to "
@@ -144,9 +139,6 @@ def draw():
         below.plot(s.lrs, s.loss_forget, "o-", color="tab:red", ms=3, label="measured L_F")
         for ax in (above, below):
             ax.axvline(s.numbers.lr, color="tab:green", ls="--", lw=1, label="AutoLR's choice")
-            if np.isfinite(s.leaves()):
-                ax.axvspan(s.leaves(), x[-1], color="tab:gray", alpha=0.2, lw=0,
-                           label="parabola off by > 10 % of its fall")
         above.set(title=f"Before step {s.step}")
         below.set(xlabel="lr: the model at theta - lr d")
     axes[0, 0].set(ylabel="L_R, nats per token")

@@ -9,9 +9,8 @@ On a quadratic both are exact. Elsewhere the errors are lr^2/6 and lr^2/12 times
 fourth derivative of L_R along d.
 
 Assumptions: L_R smooth along d, and probes far enough apart for the losses' digits. Where it fails:
-the losses are known to about 1e-16 (float64) or 1e-7 (float32). So when lr shrinks, the errors grow
-again, the slope's as 1/lr and the curvature's as 1/lr^2. In float32 a first guess of 1e-6 sees
-rounding only.
+when lr shrinks, the errors by rounding grow, the slope's as 1/lr and the curvature's as 1/lr^2. In
+float32 a first guess of 1e-6 sees rounding only.
 
 Toy problems: random quadratics in R^20, eigenvalues 1 .. 100; a logistic regression in R^20.
 Expected output: each row ok.
@@ -53,8 +52,6 @@ def errors(lg, points, lrs, dtype):
                        for lr in lrs] for p in points], axis=0)
 
 
-# --------------------------------------------------------------------------- claims
-
 def claims(n_points=20):
     q, lg = toy.quadratics(20, 1), toy.logistic(20, 200, 0)
     points = np.random.default_rng(3).standard_normal((n_points, 20))
@@ -76,8 +73,6 @@ def claims(n_points=20):
         same("   ... and at lr 1e-6 AutoLR sees rounding only: it says", "no convexity",
              toy.fits(lg.tasks(torch.float32), np.ones(20), 1e-6, 1, torch.float32)[0].status)]
 
-
-# --------------------------------------------------------------------------- figure
 
 def draw():
     lg = toy.logistic(20, 200, 0)

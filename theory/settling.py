@@ -8,13 +8,12 @@ once more, to see that it does not change from call to call.)
 
 Assumptions: L_R quadratic along d, and a fit at each step. What the paper leaves out:
 
-(1) Where L_R is not quadratic, AutoLR settles where lr equals its own answer,
-    lr = slope(lr) / curvature(lr). That is the same place from every lr0 (to about those 15 %), but
-    not the lr that lowers L_R most: below, it is a quarter short of it.
-(2) A fit is right for the step it is made at. Between lazy fits d turns and the old lr overshoots:
-    on badly conditioned quadratics L_R rises and the run creeps outward along the front. Only a fit
-    each step keeps L_R falling (and only while lr* does not fall by more than a factor of 4 between
-    two steps: the fit follows by 2 at most, and L_R rises past 2 lr*).
+(1) Where L_R is not quadratic, AutoLR settles where lr = slope(lr) / curvature(lr). That is the
+    same place from every lr0 (to about those 15 %), but a quarter short of the lr that lowers L_R
+    most.
+(2) Between lazy fits d turns and the old lr overshoots: on badly conditioned quadratics L_R rises.
+    Only a fit each step keeps L_R falling (and only while lr* does not fall by more than a factor
+    of 4 between two steps: the fit follows by 2 at most, and L_R rises past 2 lr*).
 
 Toy problems: random quadratics in R^20, eigenvalues 1 .. 100; a logistic regression in R^20.
 Expected output: each row ok.
@@ -73,8 +72,6 @@ def rises(path):
     return int((np.diff(path.loss_retain) > 0).sum())
 
 
-# --------------------------------------------------------------------------- claims
-
 def settle_claims(q, lg, theta):
     slope, curvature = toy.slope_and_curvature(q, theta)
     fits = [toy.fits(q.tasks(), theta, lr) for lr in FIRST_LRS]
@@ -113,8 +110,6 @@ def claims(steps=300):
     q, lg = toy.quadratics(20, 1), toy.logistic(20, 200, 0)
     return settle_claims(q, lg, np.ones(20)) + lazy_claims(q, lazy_start(q), steps)
 
-
-# --------------------------------------------------------------------------- figure
 
 def draw():
     q, lg = toy.quadratics(20, 1), toy.logistic(20, 200, 0)

@@ -7,17 +7,15 @@ and g_F have the same direction (cos = 1). On two quadratics these points form a
 
 Why: on quadratics AutoLR is exact, so L_R falls by |g_R|^2 (1 - cos)^2 / (2 d'Ad) a step, and d'Ad
 is at most 2 (1 - cos) times A's largest eigenvalue. L_R cannot fall for ever, so
-|g_R|^2 (1 - cos) -> 0. (AutoLR's bound, a factor of 2 a fit, is not in this proof. Where lr* drops
-faster than that, L_R rises for a step or two. On other seeds a few starts had not settled after
-3000 steps.)
+|g_R|^2 (1 - cos) -> 0. (AutoLR's bound, a factor of 2 a fit, is not in this proof: on other seeds
+a few starts had not settled after 3000 steps.)
 
-What the paper's statement leaves out: "the limit is Pareto optimal" is true only of the part of
-that curve where mu <= 1 / lam, lam = the largest eigenvalue of A^-1 B. NGDiff needs A - mu B
-positive only on the directions orthogonal to g_R. So it also rests at points that are optimal
-among their neighbours and dominated by a distant point of the front: from random starts one run in
-eight to one in two does. A fixed lr comes to rest too, but only where
-lr < 2 |g_R| / (largest eigenvalue of A - mu B on the directions orthogonal to g_R). So a large one
-pushes the run outward, to a larger L_R.
+What the paper's statement leaves out: "the limit is Pareto optimal" is true only where
+mu <= 1 / lam, lam = the largest eigenvalue of A^-1 B. NGDiff needs A - mu B positive only on the
+directions orthogonal to g_R, so one run in eight to one in two rests at a point that is optimal
+among its neighbours and dominated by a distant one. A fixed lr comes to rest too, but only where
+lr < 2 |g_R| / (largest eigenvalue of A - mu B on those directions): a large one pushes the run
+outward, to a larger L_R.
 
 Toy problem: random quadratics in R^20, eigenvalues 1 .. 100.  Expected output: each row ok.
 """
@@ -69,8 +67,6 @@ def rests(q, starts, lr=None, steps=3000):
     return [path.theta[-1] for path in paths], max(1 - path.steps[-1].cos for path in paths)
 
 
-# --------------------------------------------------------------------------- claims
-
 def claims(n_starts=8, largest=100.0):
     """largest: eigenvalue; the steps to rest grow with it."""
     q, rng = toy.quadratics(20, 1, largest), np.random.default_rng(0)
@@ -97,8 +93,6 @@ def claims(n_starts=8, largest=100.0):
                 min(stable_lr(q, end) for end in ends_fixed), 0.02)]
 
 
-# --------------------------------------------------------------------------- figure
-
 def local_curve(q):
     """Points beyond the front that are optimal only among their neighbours: (n, 2)."""
     beyond = [minimiser(q, c) for c in np.linspace(0.02, critical_c(q) - 0.003, 3000)]
@@ -119,15 +113,12 @@ def draw():
         start = q.r + 3 * np.array([np.cos(angle), np.sin(angle)])
         path = toy.descend(q.tasks(), start, 300, stop=1e-13).theta
         plot(path, "-", color="tab:blue", lw=0.8, label="NGDiff's path")
-        plot(path[:1], "o", mfc="none", color="tab:blue", ms=4, label="its start")
         plot(path[-1:], "o", color="tab:blue", ms=5, label="where it rests")
-    plot(front(q), "--", color="black", lw=2, label="predicted: Pareto front (c > c*)")
-    plot(local_curve(q), "--", color="tab:red", lw=2,
-         label="predicted: optimal only among neighbours")
+    plot(front(q), "k--", lw=2, label="predicted: Pareto front (c > c*)")
+    plot(local_curve(q), "r--", lw=2, label="predicted: optimal only among neighbours")
     axes[0].set(xlim=q.r[0] + np.array([-8, 8]), ylim=q.r[1] + np.array([-8, 8]),
-                xlabel="theta 1", ylabel="theta 2", title="The two parameters")
+                xlabel="theta 1", ylabel="theta 2")
     axes[1].set(xscale="log", yscale="log", xlim=(0.03, 200), ylim=(1, 600),
-                xlabel="L_R, to be low", ylabel="L_F, to be high",
-                title="The two losses: up and to the left is better")
+                xlabel="L_R, to be low", ylabel="L_F, to be high")
     legend_below(fig, axes, 5)
     return fig

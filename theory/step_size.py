@@ -7,9 +7,8 @@ g_R.d > 0 and d'H_R d > 0, L_R falls for 0 < lr < 2 lr* and falls most at
 
 Both are exact on a quadratic. AutoLR (ngdiff.fit_lr) finds lr* from three values of L_R.
 
-Assumptions: g_R.d > 0, which NGDiff's d has and Adam's need not; d'H_R d > 0; L_R quadratic along
-d. Without the second there is no lr* (L_R falls ever further) and AutoLR says "no convexity".
-Without the third the zero is not at twice the minimum.
+Assumptions: g_R.d > 0, which NGDiff's d has and Adam's need not; d'H_R d > 0 (else L_R falls ever
+further and AutoLR says "no convexity"); L_R quadratic along d (else the zero is not at 2 lr*).
 
 Toy problem: random quadratics in R^20 with eigenvalues 1 .. 100; the same with one eigenvalue
 made negative; a logistic regression.  Expected output: each row ok.
@@ -18,7 +17,7 @@ import numpy as np
 
 import ngdiff
 from theory import toy
-from theory.table import bound, compare, figure, legend_below, same
+from theory.table import bound, compare, figure, same
 
 # --------------------------------------------------------------------------- predicted
 
@@ -55,8 +54,6 @@ def minimum_and_zero(tasks, start, near):
     return [root(lambda lr: along(tasks, start, lr)[i], 1e-3 * near, 100 * near) for i in (1, 0)]
 
 
-# --------------------------------------------------------------------------- claims
-
 def claims(n_points=5):
     q, lg = toy.quadratics(20, 0), toy.logistic(20, 200, 0)
     tasks, points = q.tasks(), np.random.default_rng(2).standard_normal((n_points, 20))
@@ -81,8 +78,6 @@ def claims(n_points=5):
               abs(zero / lowest - 2))]
 
 
-# --------------------------------------------------------------------------- figure
-
 def draw():
     theta = np.ones(20)
     fig, axes = figure("Claim: along NGDiff's direction L_R falls until 2 lr*, and most at "
@@ -96,9 +91,7 @@ def draw():
         ax.plot(lrs, [along(problem.tasks(), theta, lr)[0] for lr in lrs], color="tab:blue", lw=2,
                 label="measured change of L_R")
         ax.plot(lrs, -lrs * slope + lrs**2 / 2 * curvature, "k--", label="predicted parabola")
-        ax.axvline(best, color="tab:green", ls="--", lw=1, label="predicted lr*")
-        ax.axvline(2 * best, color="tab:red", ls="--", lw=1, label="predicted 2 lr*")
-        ax.axhline(0, color="tab:gray", lw=0.8)
+        for k, color in ((1, "tab:green"), (2, "tab:red")):
+            ax.axvline(k * best, color=color, ls="--", lw=1, label=f"predicted {k} lr*")
         ax.set(title=name, xlabel="lr", ylabel="L_R(theta - lr d) - L_R(theta)")
-    legend_below(fig, axes[:1], 4)
     return fig

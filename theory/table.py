@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-# --------------------------------------------------------------------------- rows
-
 
 class Row(NamedTuple):
     """One claim: what its formula says, what ngdiff.py does, how far apart, within tolerance?"""
@@ -62,8 +60,6 @@ def log_slope(x, y):
     return np.polyfit(np.log(x), np.log(y), 1)[0]
 
 
-# --------------------------------------------------------------------------- figures
-
 def figure(claim, columns, width, height, rows=1):
     """(Figure titled with the claim, its axes as an array)."""
     from matplotlib.figure import Figure
@@ -81,8 +77,6 @@ def legend_below(fig, axes, columns, **options):
     fig.legend(labels.values(), labels.keys(), ncols=columns, fontsize=8,
                **{"loc": "outside lower center", **options})
 
-
-# --------------------------------------------------------------------------- one script
 
 def run_script(name, folder):
     """The rows of theory/NAME.py's claims() under its name; its draw() goes to folder/NAME.png."""

@@ -137,7 +137,7 @@ def losses(tasks, theta):
 
 
 def direction(retain, forget, params):
-    """What a step of NGDiff starts with: ngdiff.py's Numbers and d, for losses as step takes them."""
+    """What NGDiff's step starts with: ngdiff.py's Numbers and d, for losses as step takes them."""
     (loss_R, grad_R), (loss_F, grad_F) = (ngdiff.loss_and_grad(loss, params)
                                           for loss in (retain, forget))
     numbers = ngdiff.five_numbers(loss_R, grad_R, loss_F, grad_F)
