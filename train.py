@@ -279,7 +279,7 @@ def train_both(run):
 
 def unlearning_stage(run, target):
     """The Stage that unlearns, from the target's, before it begins. The number of steps is no part
-    of its name: step t does not depend on it."""
+    of its name: step t does not depend on it. (If you change that, read it as config.steps.)"""
     config, model = run.config, copy.deepcopy(target.model)
     made_of = names.ingredients((unlearn, gpt.GPT, Stage), config, run.examples, target=target.name,
                                 threads=torch.get_num_threads())
@@ -289,7 +289,11 @@ def unlearning_stage(run, target):
 def unlearned(run, target):
     """The Stage of the unlearned model, from the target's."""
     stage = unlearning_stage(run, target)
-    unlearn(stage, target.model, run.examples, run.config)
+    try:
+        unlearn(stage, target.model, run.examples, run.config)
+    except FloatingPointError as e:
+        raise FloatingPointError(f"{stage.title}, step {stage.step}: {e}: try a smaller --lr"
+                                 ) from None
     return stage
 
 
