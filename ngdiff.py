@@ -130,8 +130,8 @@ def loss_and_grad(losses, params, total=None, name="retain"):
     of the sum. A parameter that the loss does not reach gets zeros. The parameters' .grad is
     emptied before and after; a parameter outside params that requires a gradient collects one.
     total: see `step`. ValueError, with `name`, if a loss depends on no parameter or is no scalar;
-    torch's UserWarning, raised, if checkpoint(..., use_reentrant=True) would lose gradients. Not for
-    two threads at once: warning filters are the process's, as .grad is the parameters'.
+    torch's UserWarning, raised, if checkpoint(..., use_reentrant=True) would lose gradients.
+    Not for two threads at once: warning filters are the process's, as .grad is the parameters'.
     """
     loss = 0.0
     for p in params:
@@ -396,9 +396,9 @@ def movable(given):
 
 
 def moments(state, given):
-    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters, known by
-    shape and by place among the given ones. So if you pass only those that move, another selection
-    of the same shapes goes unnoticed."""
+    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters, which
+    are known by shape and by place among the given ones. So if you pass only those that move,
+    another selection of the same shapes goes unnoticed."""
     moving = [i for i, p in enumerate(given) if p.requires_grad]
     if state.m is None:
         state.moving = moving
@@ -449,6 +449,6 @@ def check_repeats(losses, params, loss_0, total):
 
 
 def rounding(params, *losses):
-    """How far losses can differ by rounding only, as a share of them, so their unit is free. (Second
+    """How far losses can differ by rounding only: a share of them, so their unit is free. (Second
     differences were up to 51 eps times the loss, for one row known by heart.)"""
     return 256 * torch.finfo(params[0].dtype).eps * max(map(abs, losses))
