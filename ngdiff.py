@@ -128,9 +128,10 @@ def loss_and_grad(losses, params, total=None, name="retain"):
 
     losses: a function, or a list of functions whose gradients are summed; norms are taken later,
     of the sum. A parameter that the loss does not reach gets zeros. The parameters' .grad is
-    emptied before and after; a parameter outside params that requires a gradient keeps one.
+    emptied before and after; a parameter outside params that requires a gradient collects one.
     total: see `step`. ValueError, with `name`, if a loss depends on no parameter or is no scalar;
-    torch's own UserWarning, raised, if checkpoint(..., use_reentrant=True) would lose gradients.
+    torch's UserWarning, raised, if checkpoint(..., use_reentrant=True) would lose gradients.
+    Not for two threads at once: warning filters are the process's, as .grad is the parameters'.
     """
     loss = 0.0
     for p in params:
@@ -370,11 +371,9 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
 # --------------------------------------------------------------------------- what step refuses
 
 def movable(given):
-    """The parameters that require a gradient, as a list.
-
-    ValueError if there are none, if they are not all on one device and float32 or float64 (lower
-    precision rounds small steps away), or if one shares memory with another parameter.
-    """
+    """The parameters that require a gradient, as a list. ValueError if there are none, if they are
+    not all on one device and float32 or float64 (lower precision rounds small steps away), or if
+    one shares memory with another parameter."""
     for p in given:
         if not torch.is_tensor(p) or not p.is_leaf:
             raise ValueError(f"params: {type(p).__name__} is no parameter; pass model.parameters() "
@@ -397,11 +396,9 @@ def movable(given):
 
 
 def moments(state, given):
-    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters.
-
-    These are known by shape and by their places among all given ones. So if you pass only those
-    that move, another selection of the same shapes goes unnoticed.
-    """
+    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters, which
+    are known by shape and by place among the given ones. So if you pass only those that move,
+    another selection of the same shapes goes unnoticed."""
     moving = [i for i, p in enumerate(given) if p.requires_grad]
     if state.m is None:
         state.moving = moving
@@ -452,7 +449,6 @@ def check_repeats(losses, params, loss_0, total):
 
 
 def rounding(params, *losses):
-    """How far losses can differ by rounding only. A share of the losses, so their unit is free.
-
-    256: second differences were up to 51 eps times the loss, for one row known by heart."""
+    """How far losses can differ by rounding only: a share of them, so their unit is free. (Second
+    differences were up to 51 eps times the loss, for one row known by heart.)"""
     return 256 * torch.finfo(params[0].dtype).eps * max(map(abs, losses))
