@@ -13,6 +13,7 @@ import copy
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch.optim.adamw import adamw
 
 import data
 import metrics
@@ -42,13 +43,14 @@ def relearning(model, known, device, group=""):
     """
     model = copy.deepcopy(model)
     params = [p for name, p in model.named_parameters() if group in name]
-    optimizer = torch.optim.AdamW(params, lr=RELEARN_LR, weight_decay=0)
-    batch = data.collate(known).to(device)
+    m, v = ([torch.zeros_like(p) for p in params] for _ in range(2))
+    taken, batch = [torch.zeros(()) for _ in params], data.collate(known).to(device)
     yield model
     for step in range(1, RELEARN_STEPS + 1):
-        model.zero_grad()
-        model(batch).mean().backward()
-        optimizer.step()
+        grad = torch.autograd.grad(model(batch).mean(), params)
+        with torch.no_grad():
+            adamw(params, grad, m, v, [], taken, lr=RELEARN_LR, beta1=0.9, beta2=0.999, eps=1e-8,
+                  weight_decay=0, amsgrad=False, maximize=False)
         if step % 2 == 0:
             yield model
 

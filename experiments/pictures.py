@@ -115,8 +115,8 @@ def rows(plain, level):
 
 
 def draw_rows(losses):
-    """A Figure. losses: {name: (forget rows' losses (N,), holdout rows' (M,))}; the first model, the
-    target, orders the rows."""
+    """A Figure. losses: {name: (forget rows' losses (N,), holdout rows' (M,))}; those of the first
+    model, the target, order the rows."""
     fig = Figure((8, 4), layout="constrained")
     ax = fig.subplots()
     orders = [np.argsort(some) for some in next(iter(losses.values()))]
@@ -127,7 +127,7 @@ def draw_rows(losses):
     ax.set(yscale="log", ylabel="loss of a row, nats per token",
            title="Each forgotten row's loss, beside rows that were never seen")
     ax.set_xticks(range(len(losses)), losses)
-    ax.legend(ax.lines, ("forget rows", "holdout rows", "holdout rows' mean"), fontsize=8)
+    ax.legend(ax.lines[:3], ("forget rows", "holdout rows", "holdout rows' mean"), fontsize=8)
     return fig
 
 

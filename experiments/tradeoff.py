@@ -38,8 +38,6 @@ class Outcome(NamedTuple):
     ran_away: str           # why they did; else empty
 
 
-# --------------------------------------------------------------------------- along a run
-
 def look(run, model, step):
     """A Look. Its utility is taken on every 8th retain row and on the world facts, without the
     truth ratios of `model_utility`, which cost five times the rest."""
