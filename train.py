@@ -93,11 +93,10 @@ def micro_batches(examples, config, loss_target=None):
     n_tokens, n_rows = sum(len(e.tokens) - e.n_prompt for e in examples), len(examples)
     rank, n = processes.rank_and_size()
     examples, found = examples[rank::n], []
-    loss_target = None if loss_target is None else loss_target[rank::n]
     size = config.micro_batch or (72 if config.device == "cpu" else n_rows)
     for indices in data.by_length(examples, size):
         rows = data.collate([examples[i] for i in indices]).to(config.device)
-        own = None if loss_target is None else loss_target[indices].to(config.device)
+        own = None if loss_target is None else loss_target[rank::n][indices].to(config.device)
         found.append(MicroBatch(rows, n_tokens, n_rows, own))
     return found
 
@@ -202,14 +201,13 @@ def task_batches(target, examples, config, start):
     """Endless pairs of a retain and a forget batch, as lists of MicroBatches, from step `start`."""
     orders = [data.shuffled(len(examples[name]), config.batch, f"{name} {config.seed}", start)
               for name in ("retain", "forget")]
-    loss_target = None
     if config.method == "npo":
-        loss_target = torch.tensor([x.sum() for x in
-                                    measuring.token_losses(target, examples["forget"])])
+        losses = measuring.token_losses(target, examples["forget"])
+        loss_target = torch.tensor([x.sum() for x in losses])
     for retain, forget in zip(*orders):
         yield (micro_batches([examples["retain"][i] for i in retain], config),
                micro_batches([examples["forget"][i] for i in forget], config,
-                             None if loss_target is None else loss_target[forget]))
+                             loss_target[forget] if config.method == "npo" else None))
 
 
 # --------------------------------------------------------------------------- a run's data, models
@@ -230,8 +228,7 @@ def prepare(config):
     tokenizer, initial = weights.initial_model(config, rows)
     initial.to(config.device)
     encoded = sources.encode(tokenizer, rows, initial.config.block_size)
-    # The questions on forgotten texts are in no batch: this tests whether forgetting a text also
-    # removes its facts.
+    # No batch has the questions on forgotten texts: does forgetting a text remove its facts too?
     examples = {"retain": encoded["retain"] + encoded.get("retain_questions", []),
                 "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
     # With fewer rows the gradient at a memorised minimum is mostly noise.
@@ -270,8 +267,7 @@ def train_both(run):
     stages = {title: training_stage(run, title, threads) for title in run.learned}
     jobs = [(run, title, threads, stage.name) for title, stage in stages.items()
             if alone and not stage.finished()]
-    for _ in processes.side_by_side(train_one, jobs, min(2, torch.get_num_threads()), threads):
-        pass
+    list(processes.side_by_side(train_one, jobs, min(2, torch.get_num_threads()), threads))
     for title, stage in stages.items():
         train(stage, run.learned[title], run.config)         # or read what was trained
     return stages

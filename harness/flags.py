@@ -1,7 +1,6 @@
 """The command line: flags made from a Config, their checks, and how a command ends."""
 import argparse
 import contextlib
-import hashlib
 import os
 import re
 import signal
@@ -12,7 +11,7 @@ from dataclasses import field, fields
 import torch
 import torch.distributed as dist
 
-from harness import SOURCES, files, muse, on_disk, processes, sources
+from harness import SOURCES, files, muse, names, on_disk, processes, sources
 from model import GPTConfig
 from ngdiff import LR_RANGE
 
@@ -87,19 +86,19 @@ def parse(Config, argv, doc):
 
 def default_text(f):
     """What --help says of a field's defaults."""
-    names = {"data": "--data", "init": "--init", "muse": "MUSE's folder"}
-    return f" (default: {f.default}" + "".join(
-        f", {v} with {names[k]}" for k, v in f.metadata["other"].items()) + ")" if f.default else ""
+    kinds = {"data": "--data", "init": "--init", "muse": "MUSE's folder"}
+    words = [f.default, *(f"{v} with {kinds[k]}" for k, v in f.metadata["other"].items())]
+    return f" (default: {', '.join(map(str, words))})" if f.default else ""
 
 
 def device(name):
     """The device that is meant: with "auto" a GPU that torch can use, if there is one. ValueError
     if there is none of that name."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(),
-             "cpu": True}
-    if name != "auto" and not there[name]:
+    there = ["cuda"] * torch.cuda.is_available() + \
+        ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name not in ("auto", *there):
         raise ValueError(f"--device {name}: torch sees no such device here; use --device cpu")
-    return name if name != "auto" else next(k for k, is_there in there.items() if is_there)
+    return there[0] if name == "auto" else name
 
 
 def check_inputs(config):
@@ -129,12 +128,12 @@ def check(config, given):
             config.level and config.method in NO_LEVEL,
         f"--documents: {config.data or 'the built-in data'} is no folder as MUSE publishes it":
             "documents" in given and not muse.is_folder(config.data)}
-    for name in ("n_layer", "n_embd"):
-        wrong[f"--{name}: the file of --init says how large the model is"] = \
-            config.init and name in given
-    for name in ("authors", "forget"):
-        wrong[f"--{name}: {config.data} says by itself what is to be forgotten"] = \
-            name in given and not config.tiny and sources.says_what_to_forget(config.data)
+    if config.init:
+        wrong |= {f"--{name}: the file of --init says how large the model is": name in given
+                  for name in ("n_layer", "n_embd")}
+    if not config.tiny and sources.says_what_to_forget(config.data):
+        wrong |= {f"--{name}: {config.data} says by itself what is to be forgotten": name in given
+                  for name in ("authors", "forget")}
     for message, is_wrong in wrong.items():
         if is_wrong:
             raise ValueError(message)
@@ -151,10 +150,8 @@ def check_sets(config, examples):
     or set."""
     if config.level and not examples["holdout"]:
         raise ValueError(f"--level: {config.data} has no holdout rows to measure the level on")
-    n = processes.rank_and_size()[1]
-    sets = [len(some) for some in examples.values() if some]
-    fewest = min(config.batch // 2, config.train_batch // 2, *sets)
-    if n > max(fewest, 1):
+    n, sets = processes.rank_and_size()[1], [len(some) for some in examples.values() if some]
+    if n > max(1, min(config.batch // 2, config.train_batch // 2, *sets)):
         raise ValueError(f"{n} processes, but a batch, or a set, of fewer rows: start fewer of "
                          "them or raise --batch and --train_batch")
 
@@ -174,16 +171,16 @@ def folder_name(config, given):
     """A name made of the flags: two commands with other flags have other folders. A path in --data
     or --init is shortened to its last part and a digest of the whole."""
     own = ("tiny", "data", "method", "seed", "out", "cache")
-    short = lambda path: "-".join([os.path.basename(os.path.abspath(path)), hashlib.sha256(
-        os.path.abspath(path).encode()).hexdigest()[:6]])
-    data = config.data if config.tiny and config.data else "tiny" if config.tiny else \
-        short(config.data)
+
+    def short(path):
+        path = os.path.abspath(path)
+        return f"{os.path.basename(path)}-{names.digest(path.encode())[:6]}"
+    data = (config.data or "tiny") if config.tiny else short(config.data)
     words = [k if v is True else f"{k}{short(v) if k == 'init' else v}"
              for k, v in given.items() if k not in own]
     name = "-".join([data, config.method, f"seed{config.seed}", *words])
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.")
-    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-    return name if len(name) < 120 else f"{name[:100]}-{digest}"
+    return name if len(name) < 120 else f"{name[:100]}-{names.digest(name.encode())[:8]}"
 
 
 # --------------------------------------------------------------------------- how a command ends

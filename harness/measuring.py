@@ -124,12 +124,9 @@ def summary(measured, retrained):
             numbers = summary_of_set(name, measured[name])
             out |= {f"{name}_{k}": v for k, v in numbers.items()}
             complete &= name == "forget" or {"prob", "rouge", "truth_ratio"} <= numbers.keys()
-        if f"{name}_questions" in measured:
-            m = measured[f"{name}_questions"]
-            out[f"{name}_knowmem"] = metrics.muse_mem(m["answers"], m["gold"])
-        if f"{name}_windows" in measured:
-            m = measured[f"{name}_windows"]
-            out[f"{name}_windows"] = metrics.muse_mem(m["answers"], m["gold"])
+        for asked, column in ("questions", "knowmem"), ("windows", "windows"):
+            if m := measured.get(f"{name}_{asked}"):
+                out[f"{name}_{column}"] = metrics.muse_mem(m["answers"], m["gold"])
     if complete:
         out["model_utility"] = metrics.model_utility(
             [v for k, v in out.items() if not k.startswith("forget") and

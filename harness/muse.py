@@ -33,7 +33,6 @@ RAW = {"forget": "forget", "retain": "retain1", "retain2": "retain2", "holdout":
 
 
 def is_folder(path):
-    """Whether the folder has MUSE's layout."""
     return os.path.isdir(os.path.join(path, "raw"))
 
 

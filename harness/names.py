@@ -17,7 +17,7 @@ import torch
 from harness import ROOT, SOURCES
 from harness.processes import rank_and_size
 
-IMPORTS = ast.Import, ast.ImportFrom
+DEFINED = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 AT_IMPORT = "at import"      # in place of a name: statements that may change anything
 
 
@@ -60,70 +60,74 @@ def reach(starts):
     """({"module.name": digest of its source}, {names of settings}) reached from `starts`, pairs of
     a module and a name in it. A setting may be read from any variable (config.lr, cfg.lr), but
     self.steps and stage.steps are a Stage's own."""
-    todo, code, settings = list(starts), {}, set()
+    todo, seen, code, settings = list(starts), set(), {}, set()
     while todo:
-        module, name = todo.pop()
-        if f"{module}.{name}" in code or name not in definitions(module):
+        place = module, name, *rest = todo.pop()         # name.rest, as it is written in module
+        if place in seen or not definitions(module):
             continue
-        nodes = definitions(module)[name]
-        code[f"{module}.{name}"] = digest([ast.dump(node) for node in nodes])
+        seen.add(place)
         todo.append((module, AT_IMPORT))
-        for words in (words for node in nodes for words in mentions(node)):
-            todo += resolved(module, words)
-            if not any(isinstance(n, IMPORTS) for n in definitions(module).get(words[0], ())):
-                settings |= {b for a, b in zip(words, words[1:]) if a not in ("self", "stage")}
+        found = definitions(module).get(name, [])        # none of a local variable
+        imports = [x for x in found if isinstance(x, tuple)]
+        nodes = [x for x in found if not isinstance(x, tuple)]
+        for words in imports:
+            todo += meant(*words, *rest)
+        for node in nodes:
+            todo += [(module, *words) for words in mentions(node)]
+        if found:
+            code[f"{module}.{name}"] = digest([*imports, *map(ast.dump, nodes)])
+        if not imports:
+            settings |= {b for a, b in zip(place[1:], rest) if a not in ("self", "stage")}
     return code, settings
 
 
 @cache
 def definitions(module):
-    """{name: the statements at the top of a module that define or change it}; {} if the module is
-    none of the project. Statements that do more than define go under AT_IMPORT too."""
+    """{name: all that defines or changes it at the top of a module}: statements, and for an import
+    the tuple of words that the name stands for. {} if the module is none of the project."""
     path = os.path.join(ROOT, *module.split("."))
     text = SOURCES.get(path + ".py") or SOURCES.get(os.path.join(path, "__init__.py"))
     if not text:
         return {}
     tree, found = ast.parse(text), {}
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node, False):
-            node.body = body[1:] or [ast.Pass()]
-    for node in tree.body[bool(ast.get_docstring(tree, False)):] + imports_inside(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names = {node.name}
-        elif isinstance(node, IMPORTS):
-            names = {alias.asname or alias.name.split(".")[0] for alias in node.names}
-            names |= set(definitions(node.module)) if "*" in names else set()
-        else:
-            names = changed(node)
-            if not assigned(node) and "__name__" not in names:
-                names.add(AT_IMPORT)
-        for name in names:
+        if isinstance(node, (ast.Module, *DEFINED)) and ast.get_docstring(node, False):
+            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, (ast.Import, ast.ImportFrom)):           # inside functions too
+            for name, words in imported(node):
+                found.setdefault(name, []).append(words)
+    for node in tree.body:
+        for name in changed(node):
             found.setdefault(name, []).append(node)
     return found
 
 
-def assigned(node):
-    """The names that a statement gives values to, if it does nothing else: those of X = 1, but none
-    of x.y = 1 or X.append(1)."""
-    targets = node.targets if isinstance(node, ast.Assign) else \
-        [node.target] if isinstance(node, ast.AnnAssign) else []
-    inside = [n for target in targets for n in ast.walk(target)]
-    other = any(isinstance(n, (ast.Attribute, ast.Subscript)) for n in inside)
-    return set() if other else {n.id for n in inside if isinstance(n, ast.Name)}
+def imported(node):
+    """(name, the words that it stands for) of each name that an import statement binds."""
+    for alias in node.names:
+        if isinstance(node, ast.Import):
+            first = alias.name.split(".")[0]
+            yield (alias.asname, (alias.name,)) if alias.asname else (first, (first,))
+        elif alias.name == "*":
+            yield from ((name, (node.module, name)) for name in definitions(node.module))
+        else:
+            yield alias.asname or alias.name, (node.module, alias.name)
 
 
 def changed(node):
-    """The names that a statement may define or change: any in it, if it calls something."""
-    if assigned(node) and not any(isinstance(n, ast.Call) for n in ast.walk(node)):
-        return assigned(node)
-    return {n.id if isinstance(n, ast.Name) else n.name for n in ast.walk(node)
-            if isinstance(n, (ast.Name, ast.FunctionDef, ast.ClassDef))}
-
-
-def imports_inside(tree):
-    """The import statements inside functions."""
-    return [node for node in ast.walk(tree) if isinstance(node, IMPORTS) and node not in tree.body]
+    """The names that a statement may define or change: the X of X = 1, but all in a statement that
+    calls something or does more, and AT_IMPORT."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return set()
+    if isinstance(node, DEFINED):
+        return {node.name}
+    inside = list(ast.walk(node))
+    stored = [n for n in inside if isinstance(getattr(n, "ctx", None), ast.Store)]
+    more = not isinstance(node, (ast.Assign, ast.AnnAssign)) or \
+        any(isinstance(n, (ast.Attribute, ast.Subscript)) for n in stored) or \
+        any(isinstance(n, ast.Call) for n in inside)
+    names = {getattr(n, "id", getattr(n, "name", "")) for n in (inside if more else stored)} - {""}
+    return names | {AT_IMPORT} if more and "__name__" not in names else names
 
 
 def mentions(node):
@@ -138,27 +142,9 @@ def mentions(node):
         todo += ast.iter_child_nodes(inner)
 
 
-def resolved(module, words):
-    """The (module, name) pairs of the project that a dotted name in `module` may mean: all of a
-    module that is named without a part of it."""
-    found = []
-    for node in definitions(module).get(words[0], ()):
-        if not isinstance(node, IMPORTS):
-            found.append((module, words[0]))
-            continue
-        target, rest = imported(node, words)
-        while rest and definitions(f"{target}.{rest[0]}"):           # a module in a package
-            target, rest = f"{target}.{rest[0]}", rest[1:]
-        found += [(target, name) for name in rest[:1] or definitions(target)]
-    return found
-
-
-def imported(node, words):
-    """(module, what is left of the words) where an import statement binds the first of them."""
-    for alias in node.names:
-        if isinstance(node, ast.ImportFrom) and (alias.asname or alias.name) in ("*", words[0]):
-            return node.module, [alias.name if alias.asname else words[0], *words[1:]]
-        if alias.asname == words[0]:
-            return alias.name, words[1:]
-        if not alias.asname and alias.name.split(".")[0] == words[0]:
-            return words[0], words[1:]
+def meant(module, *words):
+    """The place that a dotted name means, as (module, words ...); all names of a module that is
+    named without a part of it."""
+    while words and definitions(f"{module}.{words[0]}"):             # a module in a package
+        module, *words = f"{module}.{words[0]}", *words[1:]
+    return [(module, *words)] if words else [(module, name) for name in definitions(module)]

@@ -26,12 +26,11 @@ LATER = ("audit.json", "audit.png")       # made from an earlier run in the same
 def evaluate(model, tokenizer, rows):
     """`measuring.measure` on every set of rows, by its name. FloatingPointError if the model's
     losses are not finite."""
-    measure = {True: measuring.measure, False: sources.measure_texts}
     try:
         if "verbmem" in rows:
             return muse.measure(model, tokenizer, rows)
-        return {name: measure[bool(some[0]["question"])](model, tokenizer, some)
-                for name, some in rows.items()}
+        return {name: (measuring.measure if some[0]["question"] else sources.measure_texts)(
+                    model, tokenizer, some) for name, some in rows.items()}
     except ValueError as e:
         raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None
 
@@ -54,10 +53,10 @@ def measured(run, stage):
 
 def aim(name):
     """What a good unlearned model has there."""
-    if name in ("membership_auc", "privleak", "log10_forget_quality", "forget_quality"):
-        return {"membership_auc": "0.5; below: over-forgotten", "forget_quality": "1",
-                "privleak": "0; above: over-forgotten", "log10_forget_quality": "0"}[name]
-    return {"forget": "as retrain", "holdout": "as retrain"}.get(name.split("_")[0], "as target")
+    ideals = {"membership_auc": "0.5; below: over-forgotten", "forget_quality": "1",
+              "privleak": "0; above: over-forgotten", "log10_forget_quality": "0"}
+    as_retrain = name.startswith(("forget_", "holdout_"))
+    return ideals.get(name, "as retrain" if as_retrain else "as target")
 
 
 def table(models, aims=True):
@@ -74,9 +73,8 @@ def table(models, aims=True):
 def samples(measured, name, n=None):
     """Questions (or first halves of texts) of one set, with the gold answer (or second half) and
     every model's, as text."""
-    out = []
-    first = next(iter(measured.values()))[name]
-    for i, (prompt, gold) in enumerate(list(zip(first["prompts"], first["gold"]))[:n]):
+    out, first = [], next(iter(measured.values()))[name]
+    for i, (prompt, gold) in enumerate(zip(first["prompts"][:n], first["gold"])):
         out.append(f"[{name}] {prompt}\n{'gold':>12}: {gold}")
         out += [f"{model:>12}: {m[name]['answers'][i]}" for model, m in measured.items()]
     return "\n".join(out)

@@ -46,9 +46,8 @@ def load(config):
         rows = load_texts(path)
     else:
         rows = data.load_tofu(path, config.forget, config.authors)
-    for some in rows.values():
-        for row in some:
-            check_row(row, MUSE_LONGEST if "verbmem" in rows else LONGEST)
+    for row in (row for some in rows.values() for row in some):
+        check_row(row, MUSE_LONGEST if "verbmem" in rows else LONGEST)
     check_apart(rows)
     check_wrong_answers(rows)
     warn_of_rouge(rows)
@@ -220,11 +219,7 @@ def measure_texts(model, tokenizer, rows):
     examples = data.encode_rows(tokenizer, rows)
     cut = [len(e.tokens) // 2 for e in examples]
     gold = [e.tokens[n:-1] for e, n in zip(examples, cut)]
-    generated = measuring.generate(model, tokenizer, [e.tokens[:n] for e, n in zip(examples, cut)],
-                                   max(map(len, gold)))
-    text = lambda some: [tokenizer.decode(ids).strip() for ids in some]
+    prompts = [e.tokens[:n] for e, n in zip(examples, cut)]
     out = measuring.measure_losses(model, examples)
-    out["prompts"] = text(e.tokens[1:n] for e, n in zip(examples, cut))
-    out["gold"] = text(gold)
-    out["answers"] = text(ids[:len(g)] for ids, g in zip(generated, gold))
+    out |= muse.continued(model, tokenizer, prompts, gold)
     return out | {"verbmem": metrics.muse_mem(out["answers"], out["gold"])}

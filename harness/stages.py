@@ -63,8 +63,8 @@ class Stage:
                 print(f"{self.title:>8}  from {path}", flush=True)
             elif not self.stopped:
                 files.check_folder("--cache", self.folder)
-        self.begun, self.begun_seconds, self.clock = self.step, self.seconds, time.monotonic()
-        self.saved_at = self.seconds
+        self.begun, self.saved_at = self.step, self.seconds
+        self.started = self.clock = time.monotonic()
         self.cost = 3 * sum(p.nbytes for p in self.model.parameters()) / BYTES_A_SECOND
         return self.optimizer
 
@@ -89,12 +89,11 @@ class Stage:
                                      "smaller --train_lr")
         self.log.append({"step": step, **numbers})
         if (step + 1) % max(1, self.steps // 10) == 0:
-            seconds = self.seconds + time.monotonic() - self.clock - self.begun_seconds
             shown = "  ".join(f"{k} {numbers[k]:.4g}" for k in (
                 "loss", "loss_retain", "loss_forget", "cos", "lr") if k in numbers)
-            left = seconds / (step + 1 - self.begun) * (self.steps - step - 1)
+            seconds_a_step = (time.monotonic() - self.started) / (step + 1 - self.begun)
             print(f"{self.title:>8}  step {step + 1:{len(str(self.steps))}}/{self.steps}  {shown}  "
-                  f"{left:4.0f} s left", flush=True)
+                  f"{seconds_a_step * (self.steps - step - 1):4.0f} s left", flush=True)
 
     def save(self, step, optimizer):
         """`step` steps are taken: keep the optimizer's state, and write the file if it is time."""
