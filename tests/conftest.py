@@ -9,9 +9,9 @@ import torch
 
 import train
 from harness import flags, processes, report
+from tests.kills import SMALL, numbers
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = "--tiny --authors 10 --epochs 5 --n_layer 1 --n_embd 16 --steps 12".split()
 
 
 def in_turn(function, jobs, workers, threads):
@@ -20,13 +20,17 @@ def in_turn(function, jobs, workers, threads):
         yield i, function(*job)
 
 
+def stay_here(patch):
+    """No process to start, no signal handler, and one thread."""
+    patch.setattr(processes, "side_by_side", in_turn)
+    patch.setattr(signal, "signal", lambda *_: None)
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """No process to start, no signal handler, and one thread."""
-    monkeypatch.setattr(processes, "side_by_side", in_turn)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    stay_here(monkeypatch)
     yield
     torch.set_num_threads(threads)
 
@@ -34,6 +38,7 @@ def in_this_process(monkeypatch):
 @pytest.fixture
 def no_drawing(monkeypatch):
     """No picture: it takes longer than a small run."""
+    monkeypatch.setattr(report, "curves", lambda *_: None)
     monkeypatch.setattr(report, "png", lambda *_: b"")
 
 
@@ -59,10 +64,6 @@ def go(cache, out, *words, base=SMALL):
     return code, json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
-def numbers(results):
-    return {k: results[k] for k in ("steps", "stopped", "models")}
-
-
 def rows(path):
     with open(path, encoding="utf-8", newline="") as f:
         return list(csv.DictReader(f))
@@ -70,12 +71,10 @@ def rows(path):
 
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory):
-    """A run that was never interrupted: (cache, run folder, results)."""
+    """A run that was never interrupted, and not drawn: (cache, run folder, numbers)."""
     cache, out = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(processes, "side_by_side", in_turn)
-        patch.setattr(signal, "signal", lambda *_: None)
-        torch.set_num_threads(1)
-        code, results = go(cache, out)
-    assert code == 0
-    return cache, out, results
+        stay_here(patch)
+        patch.setattr(report, "png", lambda fig, dpi: f"{len(fig.axes)} axes".encode())
+        assert go(cache, out)[0] == 0
+    return cache, out, numbers(out)

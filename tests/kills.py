@@ -8,18 +8,17 @@ import json
 import multiprocessing
 import os
 import random
-import signal
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import torch
-import torch._dynamo      # by AdamW, in each process anew if not here
 
 import train
 from harness import stages
 
-SMALL = "--tiny --authors 10 --epochs 5 --n_layer 1 --n_embd 16 --steps 12".split()
+SMALL = "--tiny --authors 10 --epochs 4 --n_layer 1 --n_embd 16 --steps 12".split()
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 
@@ -43,36 +42,34 @@ def start(folder, *words):
     return process
 
 
-def results(folder):
-    with open(os.path.join(folder, "out", "results.json"), encoding="utf-8") as f:
-        return {k: v for k, v in json.load(f).items() if k in ("steps", "stopped", "models")}
+def numbers(folder):
+    """What the run in `folder` found, without its seconds and paths."""
+    results = json.loads(Path(folder, "results.json").read_text("utf-8"))
+    return {k: results[k] for k in ("steps", "stopped", "models")}
 
 
-def killed_and_again(folder, seconds):
-    """The results of a command that is killed after so many seconds, then given again."""
-    first = start(folder)
-    time.sleep(seconds)
-    os.kill(first.pid, signal.SIGKILL)
-    first.join()
-    second = start(folder)
-    second.join()
-    assert second.exitcode == 0, open(os.path.join(folder, "printed"), encoding="utf-8").read()
-    assert sorted(os.listdir(folder)) == ["cache", "out", "printed"]
-    assert not [n for _, _, names in os.walk(folder) for n in names if n.endswith(".part")]
-    return results(folder)
+def ended(folder, kill_after=None):
+    """The numbers of a command in `folder`; before it, another one is killed after some seconds."""
+    if kill_after is not None:
+        first = start(folder)
+        time.sleep(kill_after)
+        first.kill()
+    last = start(folder)
+    last.join()
+    assert last.exitcode == 0, Path(folder, "printed").read_text("utf-8")
+    assert not list(Path(folder).rglob("*.part"))
+    return numbers(Path(folder, "out"))
 
 
 def main():
-    n = int((sys.argv[1:] or [30])[0])
+    n, equal = int((sys.argv[1:] or [30])[0]), 0
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        start(folder).join()
-        whole, longest = results(folder), time.monotonic() - began
-    equal = 0
+        whole, longest = ended(folder), time.monotonic() - began
     for i in range(n):
         with tempfile.TemporaryDirectory() as folder:
             seconds = random.uniform(0, longest)
-            equal += killed_and_again(folder, seconds) == whole
+            equal += ended(folder, seconds) == whole
             print(f"killed after {seconds:.2f} of {longest:.2f} s: {equal} of {i + 1} equal",
                   flush=True)
     sys.exit(equal != n)

@@ -1,13 +1,13 @@
 """Stages and files: a run that was killed goes on, a damaged file is made again, two commands never
 mix, and nothing of the user's is lost."""
+import contextlib
 import errno
-import hashlib
-import json
 import os
-import random
+import shutil
 import time
 import types
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,20 +15,12 @@ import torch
 
 import ngdiff
 import train
-from conftest import SMALL, code_of, go, numbers, ready, rows
+from conftest import SMALL, code_of, go, ready, rows
 from harness import files, measuring, processes, report, stages
 from tests import kills
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "no_drawing")
 needs_fork = pytest.mark.skipif(kills.FORK is None, reason="commands are forked")
-needs_locks = pytest.mark.skipif(files.fcntl is None, reason="where there is flock")
-
-
-def copy_of(cache, folder):
-    folder.mkdir()
-    for path in cache.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
 
 
 def interrupt_at(patch, module, name, count):
@@ -48,79 +40,74 @@ def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, 
     """Stopped while the second model is trained, while a file is moved into its place, while
     unlearning and while measuring; the wall clock is set back by a year meanwhile."""
     clock, cache, out = time.time(), tmp_path / "cache", tmp_path / "out"
-    for module, name, count in ((torch.optim.AdamW, "step", 20), (os, "replace", 6),
+    for module, name, count in ((train, "adamw", 20), (os, "replace", 6),
                                 (ngdiff, "update", 9), (measuring, "summary", 2)):
         with monkeypatch.context() as patch:
             interrupt_at(patch, module, name, count)
             patch.setattr(time, "time", lambda: clock)
             assert go(cache, out) == (130, None) and not out.exists()
         clock -= 365 * 86400
-    code, results = go(cache, out)
-    assert code == 0 and numbers(results) == numbers(plain[2])
+    assert go(cache, out)[0] == 0 and kills.numbers(out) == plain[2]
     assert rows(out / "log.csv") == rows(plain[1] / "log.csv")
-    assert sorted(p.suffix for p in cache.iterdir()) == [".state"] * 3
+    assert sorted(p.suffix for p in cache.iterdir()) == [".json"] * 3 + [".state"] * 3
 
 
 def test_adams_moments_go_on_too(plain, tmp_path, monkeypatch):
-    run = ready(tmp_path, "--optimizer", "adam", "--steps", 4)
-    target = train.training_stage(ready(plain[0]), "target", 1)
-    train.train(target, run.learned["target"], run.config)
-    whole = train.unlearned(run._replace(config=types.SimpleNamespace(
-        **{**vars(run.config), "cache": ""})), target)
+    run = ready(tmp_path, "--optimizer", "adam", "--lazy", 0, "--steps", 3)
+    target = train.train_both(ready(plain[0]))["target"]
+    whole = train.unlearned(run._replace(config=replace(run.config, cache="")), target)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_at(patch, ngdiff, "update", 3)
         train.unlearned(run, target)
     again = train.unlearned(run, target)
-    assert again.log == whole.log and again.step == 4
+    assert again.log == whole.log and again.step == 3
     assert all(map(torch.equal, again.model.parameters(), whole.model.parameters()))
 
 
 def test_more_steps_prolong_a_run_and_fewer_read_what_a_killed_one_left(
         plain, tmp_path, monkeypatch, capsys):
-    cache, taken, step = copy_of(plain[0], tmp_path / "cache"), [], ngdiff.step
+    cache, taken, step = tmp_path / "cache", [], ngdiff.step
+    shutil.copytree(plain[0], cache)
     monkeypatch.setattr(ngdiff, "step", lambda *a, **k: taken.append(1) or step(*a, **k))
+    target = train.train_both(ready(cache))["target"]
 
-    def steps_taken(n):
+    def steps_taken(*words):
         taken.clear()
-        stage = train.unlearned(ready(cache, "--steps", n), target)
-        assert stage.step == n == len(stage.log)
-        return len(taken), stage.log
-    target = train.training_stage(ready(cache), "target", 1)
-    train.train(target, [], ready(cache).config)
-    taken_of_5, log = steps_taken(5)
-    assert taken_of_5 == 5 and "begins anew" in capsys.readouterr().out
-    assert steps_taken(5) == (0, log) and "anew" not in capsys.readouterr().out, "saved, and found"
-    assert steps_taken(14)[0] == 2 and steps_taken(12)[0] == 0
+        stage = train.unlearned(ready(cache, "--steps", *words), target)
+        assert stage.step == words[0] == len(stage.log)
+        return len(taken)
+    assert steps_taken(5) == 5 and "begins anew" in capsys.readouterr().out
+    assert steps_taken(5) == 0 and "anew" not in capsys.readouterr().out, "saved, and found"
+    assert steps_taken(14) == 2 and steps_taken(12) == 0
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_at(patch, ngdiff, "update", 4)
-        train.unlearned(ready(cache, "--steps", 99, "--seed", 0, "--lr", 0.02), target)
-    taken.clear()
-    assert len(train.unlearned(ready(cache, "--steps", 5, "--lr", 0.02), target).log) == 5
-    assert len(taken) == 2, "three steps were saved by the killed run"
+        steps_taken(99, "--lr", 0.02)
+    assert steps_taken(5, "--lr", 0.02) == 2, "three steps were saved by the killed run"
 
 
 def test_a_finished_cache_that_is_read_only_is_enough(plain, tmp_path, monkeypatch):
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: (
-        access(path, mode) and not str(path).startswith(str(plain[0]))))
-    assert numbers(go(plain[0], tmp_path / "out")[1]) == numbers(plain[2])
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and not (
+        mode & os.W_OK and str(path).startswith(str(plain[0]))))
+    assert go(plain[0], tmp_path)[0] == 0 and kills.numbers(tmp_path) == plain[2]
     assert code_of([*SMALL, "--cache", plain[0], "--out", tmp_path / "o", "--seed", 5]) == 2
 
 
-@pytest.mark.parametrize("damage", [
-    lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"not a state",
-    lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:], lambda b: b[:-1] + bytes([b[-1] ^ 128])])
-def test_a_damaged_state_is_named_and_made_again(plain, tmp_path, capsys, damage):
-    cache = copy_of(plain[0], tmp_path / "cache")
-    damaged = sorted(cache.iterdir())[random.Random(len(damage(b"x" * 99))).randrange(3)]
-    damaged.write_bytes(damage(damaged.read_bytes()))
-    run = ready(cache)
-    stages_ = train.train_both(run)
-    stages_["ngdiff"] = train.unlearned(run, stages_["target"])
-    assert capsys.readouterr().err.count(damaged.name) == 1
-    assert [row["lr"] for row in stages_["ngdiff"].log] == [
-        float(row["lr"]) for row in rows(plain[1] / "log.csv")]
-    assert damaged.exists()
+def test_damaged_files_are_named_and_made_again(plain, tmp_path, capsys):
+    """Every file of the cache, each damaged in another way."""
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    damages = (lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"not a state",
+               lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:],
+               lambda b: b[:-1] + bytes([b[-1] ^ 128]), lambda b: b + b"0")
+    shutil.copytree(plain[0], cache)
+    files_ = sorted(cache.iterdir())
+    whole = [path.read_bytes()[32:] for path in files_]
+    for path, damage in zip(files_, damages):
+        path.write_bytes(damage(path.read_bytes()))
+    assert go(cache, out)[0] == 0 and kills.numbers(out) == plain[2]
+    said = capsys.readouterr().err
+    assert [said.count(path.name) for path in files_] == [1] * 6
+    assert [path.read_bytes()[32:] for path in files_[:3]] == whole[:3]
 
 
 def test_a_state_cannot_run_code(tmp_path):
@@ -128,10 +115,10 @@ def test_a_state_cannot_run_code(tmp_path):
         def __reduce__(self):
             return os.system, (f"touch {tmp_path}/owned",)
     torch.save({"model": Evil()}, tmp_path / "evil.state")
-    content = b"\0" * 8 + (tmp_path / "evil.state").read_bytes()
-    (tmp_path / "evil.state").write_bytes(hashlib.sha256(content).digest() + content)
+    path = str(tmp_path / "evil.state")
+    stages.write_sealed(path, b"\0" * 8 + Path(path).read_bytes())
     with pytest.raises(Exception, match="(?i)weights"):
-        stages.read(str(tmp_path / "evil.state"))
+        stages.read(path)
     assert not (tmp_path / "owned").exists()
 
 
@@ -141,14 +128,12 @@ def test_saving_takes_a_twentieth_of_a_stages_time_at_most(monkeypatch, tmp_path
     clock, spent = [1e6], []
     monkeypatch.setattr(stages.time, "monotonic", lambda: clock[0])
 
-    def write(path, stage):
+    def write(stage):
         clock[0] += seconds
         spent.append(seconds)
     monkeypatch.setattr(stages, "write", write)
-    model = train.gpt.GPT(train.gpt.GPTConfig(7, 5, 1, 1, 4))
-    monkeypatch.setattr(stages, "BYTES_A_SECOND", 2 * sum(
-        p.nbytes for p in model.parameters()) / seconds)       # the guess: 1.5 times too slow
-    stage = stages.Stage("x", 10**5, model, str(tmp_path), {})
+    monkeypatch.setattr(stages, "BYTES_A_SECOND", 2 * 16 / seconds)    # the guess: 1.5 times too slow
+    stage = stages.Stage("x", 10**5, torch.nn.Linear(3, 1), str(tmp_path), {})
     stage.restore()
     for step in range(10**4):
         clock[0] += 1
@@ -183,12 +168,12 @@ def test_files_are_written_all_or_none_and_only_ones_own_leftovers_are_deleted(
     assert read() == kept
 
 
-def write_15(folder, name, flock):
-    """15 times three files of one content each; what another one wrote may come between."""
+def write_8(folder, name, flock):
+    """8 times three files of one content each; what another one wrote may come between."""
     if flock:
         files.fcntl = types.SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4)
         files.HOST = files.HOST if flock is without_locks else name
-    for _ in range(15):
+    for _ in range(8):
         files.write(folder, {file: name.encode() * 20000 for file in "abc"})
         with files.turn(folder):
             found = [Path(folder, file).read_bytes() for file in "abc"]
@@ -200,40 +185,35 @@ def without_locks(*args):
     raise OSError(errno.ENOLCK, "No locks available")
 
 
+def exit_codes(commands):
+    for command in commands:
+        command.join(60)
+    return [command.exitcode for command in commands]
+
+
 @needs_fork
 @pytest.mark.parametrize("flock", [None, without_locks, lambda *args: None])
 def test_writers_never_spoil_each_others_files(tmp_path, flock):
     """With locks they take turns; without, or with locks of each machine's own, nobody waits, and
     each file is whole all the same."""
-    writers = [kills.FORK.Process(target=write_15, args=(str(tmp_path / "shared"), name, flock))
+    writers = [kills.FORK.Process(target=write_8, args=(str(tmp_path / "shared"), name, flock))
                for name in "xyz"]
     for writer in writers:
         writer.start()
-    for writer in writers:
-        writer.join(60)
-    assert [w.exitcode for w in writers] == [0, 0, 0]
+    assert exit_codes(writers) == [0, 0, 0]
     assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == ["a", "b", "c"]
 
 
 # ---- real processes
 
-def workers_of(process):
-    """The processes that `process` started, from /proc."""
-    found = []
+def living():
+    """{number: parent's number} of all processes, from /proc."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with contextlib.suppress(OSError):                  # it may have ended meanwhile
             state, parent = path.read_text("utf-8").rsplit(")", 1)[1].split()[:2]
-        except OSError:
-            continue
-        found += [int(path.parent.name)] * (int(parent) == process.pid and state != "Z")
+            found |= {} if state == "Z" else {int(path.parent.name): int(parent)}
     return found
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def until(condition, seconds=60):
@@ -247,22 +227,24 @@ def until(condition, seconds=60):
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at /proc")
 def test_commands_at_once_killed_or_not_end_as_if_alone(plain, tmp_path, monkeypatch):
     """Three in one folder, with a worker each: the first is killed, the second terminated (both
-    take their workers along), the third, with other flags, ends; then the first is given again."""
+    take their workers along), the third, with other flags, ends. Then the first is given again,
+    twice at once: both print the table of a run that was alone."""
     monkeypatch.undo()
+    monkeypatch.setattr(report, "curves", lambda *_: None)
     monkeypatch.setattr(report, "png", lambda *_: b"")
     killed, terminated, other = commands = [kills.start(tmp_path, *words) for words in (
         [], ["--seed", "1"], ["--steps", "3", "--out", "other"])]
-    workers = [pid for command in commands[:2] for pid in until(lambda: workers_of(command))]
-    assert len(workers) == 2
+    begun = [command.pid for command in commands[:2]]
+    assert until(lambda: set(begun) <= set(living().values()))
+    workers = {pid for pid, parent in living().items() if parent in begun}
     killed.kill(), terminated.terminate()
-    for command in commands:
-        command.join(60)
-    assert [command.exitcode for command in commands] == [-9, 143, 0]
-    assert until(lambda: not any(map(alive, workers)), 20)
-    again = kills.start(tmp_path)
-    again.join(60)
-    assert again.exitcode == 0 and kills.results(tmp_path) == numbers(plain[2])
-    models = json.loads((tmp_path / "other/results.json").read_text("utf-8"))["models"]
+    assert exit_codes(commands) == [-9, 143, 0]
+    assert until(lambda: not workers & living().keys(), 20)
+    assert exit_codes([kills.start(tmp_path), kills.start(tmp_path)]) == [0, 0]
+    printed = (tmp_path / "printed").read_text("utf-8")
+    assert printed.count(report.table(plain[2]["models"])) == 2
+    assert kills.numbers(tmp_path / "out") == plain[2]
+    models = kills.numbers(tmp_path / "other")["models"]
     assert models["target"] == plain[2]["models"]["target"]
     assert not list(tmp_path.rglob("*.part"))
 
