@@ -9,8 +9,9 @@ PROJECT = Path(__file__).resolve().parent / "project" / "@FIRST@"
 RESULT = Path.cwd() / "result.json"
 
 if not all(map(find_spec, ("torch", "numpy", "matplotlib", "tiktoken", "pytest"))):
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--extra-index-url",
-                    "https://download.pytorch.org/whl/cpu", "-r", PROJECT / "requirements.txt"],
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "uv"], check=True)
+    subprocess.run([sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python",
+                    sys.executable, "--torch-backend", "cpu", "-r", PROJECT / "requirements.txt"],
                    check=True)
 # The job's own variables must not reach the student's code: a line in $GITHUB_OUTPUT is believed.
 clean = {name: value for name, value in os.environ.items()

@@ -3,5 +3,5 @@
 set -e
 python3 -m pip install uv
 python3 -m uv venv --python 3.12 /autograder/venv
-python3 -m uv pip install --python /autograder/venv/bin/python --index-strategy unsafe-best-match \
-    --extra-index-url https://download.pytorch.org/whl/cpu -r /autograder/source/project/@FIRST@/requirements.txt
+python3 -m uv pip install --python /autograder/venv/bin/python --torch-backend cpu \
+    -r /autograder/source/project/@FIRST@/requirements.txt
