@@ -18,7 +18,7 @@ from experiments import (ablate, ask, audit, compare, folders, pictures, rates, 
 from harness import files, flags, names, processes, report, sources
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "no_drawing")
-SMALL = ("--authors 10 --epochs 15 --train_batch 40 --train_lr 2e-2 --n_layer 1 --n_embd 32 "
+SMALL = ("--authors 10 --epochs 20 --train_batch 40 --train_lr 2e-2 --n_layer 1 --n_embd 32 "
          "--steps 6 --device cpu").split()
 
 
