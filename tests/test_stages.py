@@ -132,7 +132,7 @@ def test_saving_takes_a_twentieth_of_a_stages_time_at_most(monkeypatch, tmp_path
         clock[0] += seconds
         spent.append(seconds)
     monkeypatch.setattr(stages, "write", write)
-    monkeypatch.setattr(stages, "BYTES_A_SECOND", 2 * 16 / seconds)    # the guess: 1.5 times too slow
+    monkeypatch.setattr(stages, "BYTES_A_SECOND", 2 * 16 / seconds)   # 1.5 times too slow
     stage = stages.Stage("x", 10**5, torch.nn.Linear(3, 1), str(tmp_path), {})
     stage.restore()
     for step in range(10**4):

@@ -2,39 +2,34 @@
 import copy
 import json
 import math
-import os
 import re
-import shlex
+import shutil
 import socket
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
 import data
 import ngdiff
 import train
-from conftest import ROOT, SMALL, code_of, go, ready, rows
+from conftest import SMALL, go, ready, rows
 from harness import flags, measuring, names, processes, report, weights
 from tests import kills
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 TINIEST = "--epochs 1 --n_layer 1 --n_embd 16 --steps 2".split()
-SUMMARY = {"forget_loss", "forget_prob", "forget_rouge", "forget_truth_ratio", "retain_loss",
-           "retain_prob", "retain_rouge", "retain_truth_ratio", "world_prob", "world_rouge",
-           "world_truth_ratio", "holdout_loss", "model_utility", "forget_quality",
-           "log10_forget_quality"}      # and with enough rows:
-MEMBERSHIP = {"membership_auc", "privleak"}
+SUMMARY = {f"{name}_{k}" for name in ("forget", "retain", "world") for k in (
+    "loss", "prob", "rouge", "truth_ratio")} - {"world_loss"} | {
+        "holdout_loss", "model_utility", "forget_quality", "log10_forget_quality"}
 MUSE = {f"{name}_{k}" for name in ("forget", "retain") for k in ("loss", "prob", "verbmem",
                                                                  "knowmem")} | {"holdout_loss"}
 
 
 @pytest.fixture(scope="module")
 def target(plain):
-    run = ready(plain[0])
-    stage = train.training_stage(run, "target", 1)
-    train.train(stage, run.learned["target"], run.config)
-    return stage.model
+    return train.train_both(ready(plain[0]))["target"].model
 
 
 def unlearn(target, run, start=None, **settings):
@@ -48,7 +43,7 @@ def unlearn(target, run, start=None, **settings):
 # ---- what a run leaves
 
 def test_the_run_folder_holds_what_it_promises(plain):
-    cache, out, results = plain
+    out, results = plain[1], json.loads((plain[1] / "results.json").read_text("utf-8"))
     assert sorted(p.name for p in out.iterdir()) == sorted(flags.OUTPUTS)
     assert set(results) == {"config", "seconds", "steps", "stopped", "models"}
     assert set(results["seconds"]) == {"target", "retrain", "unlearn", "evaluate", "total"}
@@ -64,7 +59,7 @@ def test_the_run_folder_holds_what_it_promises(plain):
         value["dot"] / value["norm_retain"] / value["norm_forget"])
     assert value["slope"] == pytest.approx(value["norm_retain"] * (1 - value["cos"]), rel=0.3)
     assert "[forget] " in (out / "samples.txt").read_text("utf-8")
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "curves.png").read_bytes() == b"4 axes"
 
 
 def test_the_run_folder_says_what_it_was_made_of(plain, monkeypatch):
@@ -86,9 +81,8 @@ def test_the_saved_weights_are_the_unlearned_models(plain):
     run, saved = ready(cache), torch.load(out / "model.pt")
     stage = train.unlearned(run, train.train_both(run)["target"])
     assert all(torch.equal(saved[n], w) for n, w in weights.to_gpt2(stage.model).items())
-    measured = report.evaluate(stage.model, run.tokenizer, {"forget": run.rows["forget"]})
-    assert measured["forget"]["loss"].mean() == pytest.approx(
-        results["models"]["ngdiff"]["forget_loss"])
+    losses = measuring.measure_losses(stage.model, run.examples["forget"])["loss"]
+    assert np.mean(losses) == pytest.approx(results["models"]["ngdiff"]["forget_loss"])
 
 
 @pytest.mark.parametrize("method", train.METHODS)
@@ -107,7 +101,8 @@ def test_a_run_that_has_no_direction_left_says_so(plain, tmp_path, no_drawing, m
     def stationary(*args, **kwargs):
         raise ngdiff.Stationary("d = 0")
     monkeypatch.setattr(ngdiff, "coefficients", stationary)
-    code, results = go(plain[0], tmp_path / "out", "--lr", 0.02)
+    cache = shutil.copytree(plain[0], tmp_path / "cache")
+    code, results = go(cache, tmp_path / "out", "--lr", 0.02)
     assert code == 0 and results["steps"] == 0 and "d = 0" in results["stopped"]
 
 
@@ -141,31 +136,31 @@ def test_the_parts_of_every_process_and_micro_batch_add_up(plain, target, monkey
 
 
 def test_the_level_is_the_mean_holdout_loss_measured_every_tenth_step(plain, target, monkeypatch):
-    run, seen, measure = ready(plain[0], "--level"), [], train.measure_level
-    monkeypatch.setattr(train, "measure_level", lambda model, examples: (
-        seen.append(model) or measure(model, examples)))
+    run, seen, level = ready(plain[0], "--level"), [], measuring.level
+    monkeypatch.setattr(measuring, "level", lambda model, examples: (
+        seen.append(model) or level(model, examples)))
     stage = unlearn(target, run)
     assert len(seen) == 2 and all(model is stage.model for model in seen)
     assert [row["step"] for row in stage.log if "level" in row] == [0, 10]
-    holdout, forget = ([torch.tensor(x) for x in measuring.token_losses(target, run.examples[k])]
+    holdout, forget = (measuring.token_losses(target, run.examples[k])
                        for k in ("holdout", "forget"))
-    first, level = stage.log[0], float(torch.cat(holdout).mean())
-    assert first["level"] == pytest.approx(level) != stage.log[10]["level"]
-    assert first["loss_forget_set"] == pytest.approx(float(torch.cat(forget).mean()))
-    spread = torch.stack([x.mean() - level for x in forget])
-    assert first["level_spread"] == pytest.approx(float((spread**2).mean().sqrt()))
+    first, mean = stage.log[0], np.concatenate(holdout).mean()
+    assert first["level"] == pytest.approx(mean) != stage.log[10]["level"]
+    assert first["loss_forget_set"] == pytest.approx(np.concatenate(forget).mean())
+    off = np.array([x.mean() - mean for x in forget])
+    assert first["level_spread"] == pytest.approx((off**2).mean()**0.5)
 
 
 def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(plain):
     """From the target, below the level, and from where plain NGDiff drove it, beyond the level."""
-    run = ready(plain[0], base="--tiny --authors 10 --n_layer 1 --n_embd 64 --train_lr 0.006 "
-                "--steps 20".split())
-    target = train.Stage("target", 120, copy.deepcopy(run.initial))
+    run = ready(plain[0], base="--tiny --authors 10 --n_layer 1 --n_embd 64 --train_lr 0.01 "
+                "--steps 12".split())
+    target = train.Stage("target", 80, copy.deepcopy(run.initial))
     train.train(target, run.learned["target"], run.config)
-    beyond = unlearn(target.model, run, lazy=0, lr=0.06).model
+    beyond = unlearn(target.model, run, lazy=0, lr=0.12).model
 
     def off(model):
-        measured = train.measure_level(model, run.examples)
+        measured = measuring.level(model, run.examples)
         return measured["loss_forget_set"] / measured["level"] - 1
     assert off(target.model) < -0.7 and off(beyond) > 0.3
     for start in (target.model, beyond):
@@ -219,13 +214,14 @@ def test_one_file_of_ones_own_rows_is_enough(tmp_path, no_drawing):
 def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch):
     """Training, both gradients, the level and AutoLR's losses, summed over gloo, in processes that
     have what torchrun gives them."""
-    words = ["--level", "--epochs", "2", "--steps", "5"]
+    words = ["--level", "--epochs", "2", "--steps", "3"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
     started = []
     with monkeypatch.context() as patch:
+        patch.setattr(report, "curves", lambda *_: None)
         patch.setattr(report, "png", lambda *_: b"")
         started.append(kills.start(tmp_path / "one", *words))
         for rank in "01":
@@ -239,7 +235,7 @@ def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch):
     assert [process.exitcode for process in started] == [0, 0, 0], printed
     assert [text.count("stopped") for text in printed] == [1, 1], "the first of two speaks alone"
     one, two = (rows(tmp_path / name / "out/log.csv") for name in ("one", "two"))
-    assert len(one) == len(two) == 5
+    assert len(one) == len(two) == 3
     for a, b in zip(one, two):
         for key in set(report.LOG_COLUMNS) - {"status"}:
             assert (a[key] == b[key] == "") or float(b[key]) == pytest.approx(
@@ -274,78 +270,26 @@ def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monk
         assert a["loss_retain"] == pytest.approx(b["loss_retain"], rel=0.02)
 
 
-def published(path, vocab_size, n_positions=64):
-    """A file of random weights in the published layout: 1 layer, width 64."""
-    torch.manual_seed(0)
-    model = train.gpt.GPT(train.gpt.GPTConfig(vocab_size, n_positions, 1, 1, 64))
-    torch.save(weights.to_gpt2(model), path)
-    return str(path)
+def test_published_weights_are_where_both_models_start(plain, tmp_path, monkeypatch):
+    tokenizer, published = ready(plain[0]).tokenizer, train.gpt.GPT(train.gpt.GPTConfig(9, 64, 1))
+    monkeypatch.setattr(weights, "initial_model", lambda config, rows: (
+        tokenizer, {"gpt2.bin": published}[config.init]))
+    (tmp_path / "gpt2.bin").touch()
+    monkeypatch.chdir(tmp_path)
+    run = ready(tmp_path, base=["--init", "gpt2.bin"])
+    for title in ("target", "retrain"):
+        model = train.training_stage(run, title, 1).model
+        assert model is not published
+        assert all(map(torch.equal, model.parameters(), published.parameters()))
 
 
-def test_published_weights_are_where_both_models_start(tmp_path):
-    base = ("--tiny", "--authors", "10", "--steps", "2", "--epochs", "1e-9", "--train_lr", "1e-9")
-    V = ready(tmp_path, base=base).tokenizer.n_vocab
-    words = [*base, "--init", published(tmp_path / "gpt2.bin", V)]
-    saved, run = torch.load(tmp_path / "gpt2.bin"), ready(tmp_path, base=words)
-    for stage in train.train_both(run).values():
-        assert torch.allclose(stage.model.transformer.wte.weight,
-                              saved["transformer.wte.weight"], atol=1e-6)
-    published(tmp_path / "gpt2.bin", V, 65)                # another file of the same name
-    again = train.training_stage(ready(tmp_path, base=words), "target", 1)
-    assert again.name != train.training_stage(run, "target", 1).name
-    with pytest.raises(ValueError, match=rf"--init .*other.pt.* {V - 1} .*{V} "):
-        ready(tmp_path, base=[*base, "--init", published(tmp_path / "other.pt", V - 1)])
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-                                   MemoryError()])
-def test_out_of_memory_says_which_flag_to_turn(tmp_path, capsys, monkeypatch, error):
-    def fail(*args):
-        raise error
-    monkeypatch.setattr(ngdiff, "loss_and_grad", fail)
-    assert go(tmp_path / "cache", tmp_path / "out") == (1, None)
-    line, = capsys.readouterr().err.splitlines()
-    assert "--micro_batch" in line
-
-
-def test_another_runtime_error_is_not_called_out_of_memory(tmp_path, monkeypatch):
-    def fail(*args):
-        raise RuntimeError("something else")
-    monkeypatch.setattr(ngdiff, "loss_and_grad", fail)
-    with pytest.raises(RuntimeError, match="something else"):
-        go(tmp_path / "cache", tmp_path / "out")
-
-
-@pytest.mark.parametrize("steps, where", [(5, r"ga, step \d"), (1, "measuring")])
-def test_numbers_that_run_away_stop_the_run_with_a_hint(plain, tmp_path, capsys, monkeypatch,
-                                                        steps, where):
+@pytest.mark.parametrize("steps, said", [(5, "loss_retain nan, loss_forget nan"),
+                                         (1, "measuring.* nan.*--lr")])
+def test_numbers_that_run_away_stop_the_run(plain, tmp_path, capsys, monkeypatch, steps, said):
     """While unlearning, or, after the last step, while measuring."""
     monkeypatch.setattr(ngdiff, "update", lambda params, d, lr: [
         p.data.fill_(float("nan")) for p in params])
-    code, results = go(plain[0], tmp_path / "out", "--method", "ga", "--steps", steps)
-    err = capsys.readouterr().err
-    assert code == 1 and results is None and re.search(where, err) and "--lr" in err
-    for path in plain[0].glob("ga-*"):            # of a patched function: not to be read
-        path.unlink()
-
-
-# ---- words that could rot
-
-def test_every_command_of_the_readme_is_one_that_train_py_takes(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / "README.md").read_text("utf-8")
-    commands = re.findall(r"python train\.py ?([^\n`#|;)]*)", text)
-    assert len(commands) > 3
-    for command in commands:
-        if "--help" not in command:
-            words = [{"S": "1", "DIR": str(tmp_path), "FILE": str(tmp_path)}.get(w, w)
-                     for w in shlex.split(command)]
-            flags.parse(train.Config, words, train.__doc__)
-
-
-def test_every_log_column_and_measure_is_defined():
-    text = "".join(p.read_text("utf-8") for p in (ROOT / "README.md", ROOT / "docs/measures.md")
-                   if p.exists())
-    for name in set(report.LOG_COLUMNS) | SUMMARY | MEMBERSHIP | MUSE:
-        assert f"`{name}`" in text, f"nothing says what {name} is"
+    cache = shutil.copytree(plain[0], tmp_path / "cache")
+    assert go(cache, tmp_path / "out", "--method", "ga", "--steps", steps) == (1, None)
+    line, = capsys.readouterr().err.splitlines()
+    assert re.search(said, line)
