@@ -193,9 +193,6 @@ def unlearn(stage, target, examples, config):
             stage.stopped = f"at step {step}: {e}"
             stage.save(step, vars(state))
             break
-        except FloatingPointError as e:
-            raise FloatingPointError(f"{stage.title}, step {step}: {e}: try a smaller --lr"
-                                     ) from None
         stage.record(step, cos=numbers.cos, **numbers._asdict(), **measured)
         stage.save(step + 1, vars(state))
 
