@@ -96,46 +96,45 @@ def test_more_processes_than_rows_are_refused(monkeypatch, capsys, tmp_path):
     assert "50 processes" in refused(capsys, ["--authors", "16", "--out", str(tmp_path / "o")])
 
 
-def parse(monkeypatch, tmp_path, *argv):
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    return flags.parse(train.Config, list(argv), train.__doc__)
+    return lambda command: flags.parse(train.Config, command.split(), train.__doc__)
 
 
-def test_a_bare_command_is_the_tiny_story(monkeypatch, tmp_path):
-    bare = parse(monkeypatch, tmp_path)
-    assert bare == parse(monkeypatch, tmp_path, "--tiny") and bare.tiny and bare.authors == 160
+def test_a_bare_command_is_the_tiny_story(parse):
+    bare, tofu = parse(""), parse("--data .")
+    assert bare == parse("--tiny") and bare.tiny and bare.authors == 160
     assert (bare.lazy, bare.lr) == (10, flags.FIRST_GUESS)
-    assert parse(monkeypatch, tmp_path, "--data", "muse").tiny
-    tofu = parse(monkeypatch, tmp_path, "--data", str(tmp_path))
+    assert parse("--data muse").tiny
     assert (tofu.authors, tofu.n_embd, tofu.tiny) == (200, 192, False)
 
 
-def test_every_method_has_a_rate_of_its_own_for_either_optimizer(monkeypatch, tmp_path):
-    for method in train.METHODS:
-        for i, optimizer in enumerate(("sgd", "adam")):
-            config = parse(monkeypatch, tmp_path, "--method", method, "--optimizer", optimizer,
-                           *(["--lazy", "0"] if method == "ngdiff" else []))
-            name = "gdiff 0.9" if method == "gdiff" else method
-            assert config.lr == flags.RATES[name][i] and not config.lazy
-            if method not in flags.NO_LEVEL:
-                config.level = True
-                assert flags.default_rate(config) == flags.RATES[name][2 + i]
-    given = parse(monkeypatch, tmp_path, "--method", "gdiff", "--c", "0.3", "--lr", "0.2")
-    assert given.lr == 0.2
-    assert parse(monkeypatch, tmp_path, "--method", "ga", "--lazy", "9").lr == flags.FIRST_GUESS
+@pytest.mark.parametrize("method", train.METHODS)
+def test_every_method_has_a_rate_of_its_own_for_either_optimizer(parse, method):
+    rates = flags.RATES["gdiff 0.9" if method == "gdiff" else method]
+    for i, optimizer in enumerate(("sgd", "adam")):
+        command = f"--method {method} --lazy 0 --optimizer {optimizer}"
+        assert parse(command).lr == rates[i]
+        if method not in flags.NO_LEVEL:
+            assert parse(command + " --level").lr == rates[2 + i]
+    assert parse(f"--method {method} --lr 0.2").lr == 0.2
+    assert parse(f"--method {method} --lazy 9").lr == flags.FIRST_GUESS
+    assert parse(f"--method {method}").lazy == (10 if method == "ngdiff" else 0)
+    assert parse("--method gdiff --c 0.3 --lr 0.2").lr == 0.2
 
 
-def test_commands_that_differ_have_run_folders_that_differ(monkeypatch, tmp_path):
+def test_commands_that_differ_have_run_folders_that_differ(parse, tmp_path):
     (tmp_path / "a/b").mkdir(parents=True), (tmp_path / "b").mkdir()
     commands = ["", "--method gdiff", "--method gdiff --c 0.5", "--level", "--forget forget05",
                 "--seed 1", "--lr 0.1", "--lazy 0", "--steps 5", "--data muse", "--data a",
-                "--data b", "--data a/b", "--data a --n_embd 64", "--epochs 1" + "2" * 5]
-    names = [parse(monkeypatch, tmp_path, *c.split()).out for c in commands]
-    assert len(set(names)) == len(names)
-    assert parse(monkeypatch, tmp_path, "--data", str(tmp_path / "b")).out == names[11], "one place"
-    long = [parse(monkeypatch, tmp_path, "--init", f"{'x' * 200}{i}").out for i in (1, 2)]
-    assert long[0] != long[1] and all(len(os.path.basename(name)) < 120 for name in long)
-    assert parse(monkeypatch, tmp_path, "--cache", "c").out == names[0], "the cache is no matter"
+                "--data b", "--data a/b", "--data a --n_embd 64", "--epochs 122222",
+                f"--init {'x' * 200}1", f"--init {'x' * 200}2"]
+    names = {command: parse(command).out for command in commands}
+    assert len(set(names.values())) == len(names)
+    assert all(len(os.path.basename(name)) < 120 for name in names.values())
+    assert parse(f"--data {tmp_path}/b").out == names["--data b"], "one place"
+    assert parse("--cache c").out == names[""], "the cache is no matter"
 
 
 @pytest.mark.parametrize("doc", [train.__doc__, None])     # None: python -OO
