@@ -48,10 +48,10 @@ def ready(folder, *words, base=SMALL):
     return train.prepare(flags.parse(train.Config, argv, train.__doc__))
 
 
-def code_of(argv):
+def code_of(argv, main=train.main):
     """The exit code of a command."""
     try:
-        train.main([str(word) for word in argv])
+        main([str(word) for word in argv])
     except SystemExit as e:
         return e.code
     return 0

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 
 import harness
-import train
 from harness import measuring, report
+from harness.flags import parse
+from train import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 MEASURES = (ROOT / "docs" / "measures.md").read_text("utf-8")
-PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-
+PAGES = sorted({ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("[!.]*/README.md")})
 not_in_a_copy = pytest.mark.skipif((ROOT / ".assignments.json").exists(),
                                    reason="a student's copy has blanks, and a task in its README")
 COUNT = r"(?<=^\| `)(\S+)` \| (\d+)(?= \|)"
@@ -54,41 +53,29 @@ def test_the_readmes_two_commands_set_everything_up_and_differ_in_their_end_only
     assert r"s/^    \(python3 -m venv .*\)/\1/p" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-@every_page
-def test_every_command_of_train_py_is_one_that_it_takes(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_command_module_link_and_flag_of_a_page_is_there(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for command in re.findall(r"python train\.py ?([^\n`#|;)]*)", page.read_text("utf-8")):
-        words = [{"S": "1", "N": "1", "DIR": str(tmp_path), "FILE": str(tmp_path)}.get(w, w)
+    text, flags = page.read_text("utf-8"), {f.name for f in fields(Config) if f.metadata["help"]}
+    for command in re.findall(r"python train\.py ?([^\n`#|;)]*)", text):
+        words = [{"S": "1", "N": "1", "DIR": ".", "FILE": "."}.get(w, w)
                  for w in shlex.split(command)]
         if words not in (["--help"], ["..."]):
-            train.flags.parse(train.Config, words, train.__doc__)
-
-
-def test_every_flag_that_the_readme_and_docs_name_is_one_of_train_py():
-    flags = {field.name for field in fields(train.Config) if field.metadata["help"]}
-    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
-        assert set(re.findall(r"`--(\w+)", page.read_text("utf-8"))) <= flags, page
-
-
-@every_page
-def test_every_module_that_is_run_is_there(page):
-    for name in re.findall(r"python -m ([\w.]+)", page.read_text("utf-8")):
+            parse(Config, words, "")
+    for name in re.findall(r"python -m ([\w.]+)", text):
         assert importlib.util.find_spec(name), name
-
-
-@every_page
-def test_every_link_and_picture_is_there(page):
-    for path in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8")):
+    for path in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (page.parent / path).exists(), path
+    if page.parent in (ROOT, ROOT / "docs"):
+        assert set(re.findall(r"`--(\w+)", text)) <= flags
 
 
 # ---- names
 
 def numbers_of(**others):
     """What `measuring.measure` gives of a set of rows, as far as `summary` looks at it."""
-    return {"loss": np.arange(1.0, 10), "min_k": np.arange(1.0, 10), "rouge": [1.0] * 9,
-            "loss_wrong": [[1.0]] * 9, "log_ratio": np.arange(9.0), "answers": ["a"] * 9,
-            "gold": ["a"] * 9, **others}
+    numbers = dict.fromkeys(("loss", "min_k", "rouge", "log_ratio"), np.arange(1.0, 10))
+    return {**numbers, "loss_wrong": [[1.0]] * 9, "answers": ["a"], "gold": ["a"], **others}
 
 
 def test_every_measure_and_log_column_is_defined():

@@ -28,6 +28,18 @@ def refused(capsys, argv):
     return err[0]
 
 
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """A folder with things to read: a file, texts, and TOFU's files with a broken row."""
+    folder = tmp_path_factory.mktemp("read")
+    (folder / "file").touch()
+    for name, write in (("texts", write_texts), ("tofu", write_tofu)):
+        (folder / name).mkdir()
+        write(folder / name)
+    (folder / "tofu/holdout10.json").write_text('{"question": "q"}\n')
+    return folder
+
+
 @pytest.mark.parametrize("command, named", [
     ("--method sgd", "--method.*'sgd'"),
     ("--tiny --data x", "--tiny"),
@@ -53,28 +65,20 @@ def refused(capsys, argv):
     ("--level --method npo", "--level: npo"), ("--level --method retain", "--level: retain"),
     ("--level --method lossnorm", "--level: lossnorm"),
     ("--typo 5", "--typo"), ("--step 5", "--step"), ("--dtype float16", "--dtype.*'float16'"),
-    ("--init nowhere.bin", "nowhere.bin"),
+    ("--init nowhere.bin", "nowhere.bin"), ("--device cuda", "--device cuda"),
+    ("--tiny --out file/run", "--out.*file"), ("--tiny --cache file", "--cache.*file"),
+    ("--data texts --authors 9", "--authors"), ("--data texts --forget forget05", "--forget"),
+    ("--data tofu --authors 10", r"holdout10.json, line 1.*answer"),
     ("--out a\0b", "--out"), (f"--out {'x' * 300}", "--out"),
     (f"--authors 10 --cache {'x' * 300}", "--cache"),
 ])
 def test_a_mistake_gets_one_line_that_names_it_and_nothing_is_written(
-        tmp_path, capsys, monkeypatch, command, named):
-    monkeypatch.chdir(tmp_path)
-    assert re.search(named, refused(capsys, shlex.split(command)))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_cuda_without_a_gpu_is_refused(capsys, monkeypatch):
+        read, capsys, monkeypatch, command, named):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device cuda" in refused(capsys, ["--device", "cuda"])
-
-
-def test_a_folder_that_cannot_be_written_to_is_refused(capsys, tmp_path):
-    (tmp_path / "file").write_text("")
-    line = refused(capsys, ["--tiny", "--out", str(tmp_path / "file" / "run")])
-    assert "--out" in line and "file" in line
-    assert code_of(["--tiny", "--cache", str(tmp_path / "file"), "--out", tmp_path / "o"]) == 2
-    assert "--cache" in capsys.readouterr().err
+    monkeypatch.chdir(read)
+    before = sorted(read.rglob("*"))
+    assert re.search(named, refused(capsys, shlex.split(command)))
+    assert sorted(read.rglob("*")) == before
 
 
 def test_a_run_never_overwrites_what_it_reads(capsys, tmp_path):
@@ -87,63 +91,50 @@ def test_a_run_never_overwrites_what_it_reads(capsys, tmp_path):
         assert (tmp_path / name).read_bytes() == b"mine"
 
 
-def test_a_broken_row_of_the_users_files_is_named(capsys, tmp_path):
-    (write_tofu(tmp_path) / "holdout10.json").write_text('{"question": "q"}\n')
-    assert re.search(r"holdout10.json, line 1.*answer", refused(
-        capsys, ["--data", str(tmp_path), "--authors", "10", "--out", str(tmp_path / "o")]))
-
-
-def test_data_that_say_what_to_forget_take_no_share_of_authors(capsys, tmp_path):
-    folder = write_texts(tmp_path)
-    for flag in (["--authors", "9"], ["--forget", "forget05"]):
-        assert flag[0] in refused(capsys, ["--data", str(folder), *flag])
-
-
 def test_more_processes_than_rows_are_refused(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(flags.processes, "rank_and_size", lambda: (0, 50))
     assert "50 processes" in refused(capsys, ["--authors", "16", "--out", str(tmp_path / "o")])
 
 
-def parse(monkeypatch, tmp_path, *argv):
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    return flags.parse(train.Config, list(argv), train.__doc__)
+    return lambda command: flags.parse(train.Config, command.split(), train.__doc__)
 
 
-def test_a_bare_command_is_the_tiny_story(monkeypatch, tmp_path):
-    bare = parse(monkeypatch, tmp_path)
-    assert bare == parse(monkeypatch, tmp_path, "--tiny") and bare.tiny and bare.authors == 160
+def test_a_bare_command_is_the_tiny_story(parse):
+    bare, tofu = parse(""), parse("--data .")
+    assert bare == parse("--tiny") and bare.tiny and bare.authors == 160
     assert (bare.lazy, bare.lr) == (10, flags.FIRST_GUESS)
-    assert parse(monkeypatch, tmp_path, "--data", "muse").tiny
-    tofu = parse(monkeypatch, tmp_path, "--data", str(tmp_path))
+    assert parse("--data muse").tiny
     assert (tofu.authors, tofu.n_embd, tofu.tiny) == (200, 192, False)
 
 
-def test_every_method_has_a_rate_of_its_own_for_either_optimizer(monkeypatch, tmp_path):
-    for method in train.METHODS:
-        for i, optimizer in enumerate(("sgd", "adam")):
-            config = parse(monkeypatch, tmp_path, "--method", method, "--optimizer", optimizer,
-                           *(["--lazy", "0"] if method == "ngdiff" else []))
-            name = "gdiff 0.9" if method == "gdiff" else method
-            assert config.lr == flags.RATES[name][i] and not config.lazy
-            if method not in flags.NO_LEVEL:
-                config.level = True
-                assert flags.default_rate(config) == flags.RATES[name][2 + i]
-    given = parse(monkeypatch, tmp_path, "--method", "gdiff", "--c", "0.3", "--lr", "0.2")
-    assert given.lr == 0.2
-    assert parse(monkeypatch, tmp_path, "--method", "ga", "--lazy", "9").lr == flags.FIRST_GUESS
+@pytest.mark.parametrize("method", train.METHODS)
+def test_every_method_has_a_rate_of_its_own_for_either_optimizer(parse, method):
+    rates = flags.RATES["gdiff 0.9" if method == "gdiff" else method]
+    for i, optimizer in enumerate(("sgd", "adam")):
+        command = f"--method {method} --lazy 0 --optimizer {optimizer}"
+        assert parse(command).lr == rates[i]
+        if method not in flags.NO_LEVEL:
+            assert parse(command + " --level").lr == rates[2 + i]
+    assert parse(f"--method {method} --lr 0.2").lr == 0.2
+    assert parse(f"--method {method} --lazy 9").lr == flags.FIRST_GUESS
+    assert parse(f"--method {method}").lazy == (10 if method == "ngdiff" else 0)
+    assert parse("--method gdiff --c 0.3 --lr 0.2").lr == 0.2
 
 
-def test_commands_that_differ_have_run_folders_that_differ(monkeypatch, tmp_path):
+def test_commands_that_differ_have_run_folders_that_differ(parse, tmp_path):
     (tmp_path / "a/b").mkdir(parents=True), (tmp_path / "b").mkdir()
     commands = ["", "--method gdiff", "--method gdiff --c 0.5", "--level", "--forget forget05",
                 "--seed 1", "--lr 0.1", "--lazy 0", "--steps 5", "--data muse", "--data a",
-                "--data b", "--data a/b", "--data a --n_embd 64", "--epochs 1" + "2" * 5]
-    names = [parse(monkeypatch, tmp_path, *c.split()).out for c in commands]
-    assert len(set(names)) == len(names)
-    assert parse(monkeypatch, tmp_path, "--data", str(tmp_path / "b")).out == names[11], "one place"
-    long = [parse(monkeypatch, tmp_path, "--init", f"{'x' * 200}{i}").out for i in (1, 2)]
-    assert long[0] != long[1] and all(len(os.path.basename(name)) < 120 for name in long)
-    assert parse(monkeypatch, tmp_path, "--cache", "c").out == names[0], "the cache is no matter"
+                "--data b", "--data a/b", "--data a --n_embd 64", "--epochs 122222",
+                f"--init {'x' * 200}1", f"--init {'x' * 200}2"]
+    names = {command: parse(command).out for command in commands}
+    assert len(set(names.values())) == len(names)
+    assert all(len(os.path.basename(name)) < 120 for name in names.values())
+    assert parse(f"--data {tmp_path}/b").out == names["--data b"], "one place"
+    assert parse("--cache c").out == names[""], "the cache is no matter"
 
 
 @pytest.mark.parametrize("doc", [train.__doc__, None])     # None: python -OO
@@ -158,67 +149,62 @@ def test_help_shows_every_flag_with_its_default(capsys, doc):
 
 # ---- how a command ends
 
-def ended(act):
-    """The exit code of a command that does `act`."""
-    try:
-        flags.command(lambda argv: argv, act, [])
-    except SystemExit as e:
-        return e.code
-    return 0
-
-
 class Broken:
     """A standard output that is gone."""
     def __init__(self, file):
-        self.file = file
+        self.fileno = file.fileno
 
-    def write(self, text):
+    def write(self, text=""):
         raise BrokenPipeError(32, "Broken pipe")
-
-    def flush(self):
-        raise BrokenPipeError(32, "Broken pipe")
-
-    def fileno(self):
-        return self.file.fileno()
+    flush = write
 
 
-@pytest.mark.parametrize("error, code", [
-    (None, 0), (FloatingPointError("loss nan"), 1), (OSError(28, "No space left"), 1),
-    (MemoryError(), 1), (BrokenExecutor(), 1), (files.Refused("--out"), 2),
-    (KeyboardInterrupt(), 130)])
-def test_every_end_has_its_exit_code_and_one_line(capsys, error, code):
+@pytest.mark.parametrize("error, code, said", [
+    (None, 0, ""), (FloatingPointError("loss nan"), 1, "loss nan"),
+    (OSError(28, "No space left"), 1, "No space"), (files.Refused("--out"), 2, "error: --out"),
+    (KeyboardInterrupt(), 130, "the same command goes on"),
+    (BrokenExecutor(), 1, "memory.*--train_batch"), (MemoryError(), 1, "--micro_batch"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), 1, "--micro_batch"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "--micro_batch")])
+def test_every_end_has_its_exit_code_and_one_line(capsys, error, code, said):
     def act(run):
         if error is not None:
             raise error
-    assert ended(act) == code
-    assert len(capsys.readouterr().err.strip().splitlines()) == (0 if code == 0 else 1)
+    assert code_of([], lambda argv: flags.command(list, act, argv)) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == (error is not None) and re.search(said, "".join(lines))
+
+
+def test_another_error_is_none_of_these():
+    def act(run):
+        raise RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        flags.command(list, act, [])
 
 
 def test_a_broken_pipe_is_one_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdout", Broken(open(tmp_path / "file", "wb")))
-    assert ended(lambda run: print("x")) == 1
+    assert code_of([], lambda argv: flags.command(list, lambda run: print("x"), argv)) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 # ---- the house
 
-SOURCES = [p for p in sorted(ROOT.rglob("*.py")) if "out" not in p.relative_to(ROOT).parts]
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
-           for p in SOURCES if p.relative_to(ROOT).parts[0] != "tests"}
+           for p in sorted([*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")])
+           if p.relative_to(ROOT).parts[0] not in ("tests", "out")}
 
 
 @cache
-def nodes(path):
-    """Functions and import statements, wherever in a file."""
-    return [n for n in ast.walk(ast.parse(path.read_text("utf-8")))
-            if isinstance(n, (ast.FunctionDef, ast.Import, ast.ImportFrom))]
+def tree(path):
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
 
 
 @cache
 def imports(path):
-    """The dotted names that a file imports."""
+    """The dotted names that a file imports, wherever in it."""
     names = set()
-    for node in nodes(path):
+    for node in tree(path):
         if isinstance(node, ast.Import):
             names |= {a.name for a in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -246,7 +232,7 @@ def test_imports_run_downward_only():
 def test_nothing_is_longer_than_it_may_be():
     assert len(fields(train.Config)) <= 26
     for path in MODULES.values():
-        for node in nodes(path):
+        for node in tree(path):
             if isinstance(node, ast.FunctionDef):
                 length = node.end_lineno - node.lineno + 1
                 assert length <= 45, f"{path.name}: {node.name} has {length} lines"

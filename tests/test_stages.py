@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 import types
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -258,12 +257,3 @@ def test_a_spawned_worker_gets_its_job_whatever_tmpdir_is(tmp_path, monkeypatch)
     jobs = [(torch.arange(3.0), 2), (torch.ones(2), 3)]
     done = dict(processes.side_by_side(torch.mul, jobs, 1, 1))
     assert done[0].tolist() == [0, 2, 4] and done[1].tolist() == [3, 3]
-
-
-def test_a_worker_that_is_killed_is_one_line(tmp_path, monkeypatch, capsys):
-    def side_by_side(*args):
-        raise BrokenProcessPool("A process in the process pool was terminated abruptly")
-    monkeypatch.setattr(processes, "side_by_side", side_by_side)
-    assert go(tmp_path / "cache", tmp_path / "out") == (1, None)
-    line, = capsys.readouterr().err.splitlines()
-    assert "memory" in line and "--train_batch" in line
