@@ -37,7 +37,7 @@ def follow(run, target, weigh, every=0):
     """(log, model) of NGDiff's steps on a copy of `target`, with a, b = weigh(Numbers). The log
     ends where the numbers run away. Every `every` steps it has `best_rates`."""
     model, config, lr, log = copy.deepcopy(target), run.config, run.config.lr, []
-    params = ngdiff.movable(model.parameters())
+    params = ngdiff.movable(list(model.parameters()))
     everything = train.loss_functions(
         model, train.micro_batches(run.examples["retain"], config), config)
     batches = train.task_batches(target, run.examples, config, 0)
