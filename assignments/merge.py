@@ -27,6 +27,8 @@ def bring(student, root, functions):
         except SyntaxError as e:
             e.filename = file                  # not "<unknown>"
             raise
+        except (ValueError, RecursionError) as e:          # a null byte, up to Python 3.11.3
+            raise ValueError(f"{file}: {e}") from None
         blank.write_text(root, file, text)
         left_out += [f"{file}, {line}" for line in lines]
         untouched += [name for name, where in places[file].items() if same(ours, theirs, where)]
