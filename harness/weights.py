@@ -117,7 +117,7 @@ def read_saved(path):
 
 def from_gpt2(path, tokenizer=None, weights=None):
     """The GPT in a published GPT-2 checkpoint (any size, names as on the hub), float32 on the CPU.
-    weights: those of the file, if they are read already; they are used up.
+    weights: those of the file, if they are read already; "words" is taken out of them.
 
     ValueError names the file and the weights that are missing, unknown, of another shape or not
     finite, or the field of the config.json beside it that contradicts the file or model.py. A model
