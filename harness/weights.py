@@ -1,7 +1,15 @@
-"""Published GPT-2 weights, from a file to a model and back, and GPT-2's tokenizer."""
+"""GPT-2 weights: from a file to a model and back, and GPT-2's tokenizer.
+
+A file from a stranger can't run code, nor fill the memory: safetensors is read here byte by byte,
+the others by torch's reader of tensors and plain values.
+"""
 import json
+import math
 import os
+import pickle
 import re
+import struct
+import warnings
 from itertools import zip_longest
 
 import tiktoken
@@ -9,9 +17,13 @@ import torch
 
 import data
 from harness import sources
-from harness.checkpoint_files import read_weights
 from harness.processes import rank_and_size
 from model import GPT, GPTConfig
+
+DTYPES = dict(F64=torch.double, F32=torch.float, F16=torch.half, BF16=torch.bfloat16,
+              I64=torch.long, I32=torch.int, I16=torch.short, I8=torch.int8,
+              U8=torch.uint8, BOOL=torch.bool)         # as safetensors spells them
+KINDS = (".safetensors", ".bin", ".pt", ".pth")
 
 # The fields of config.json that change what a GPT-2 computes, and their values for what model.py
 # computes. The three activations are one formula. A field that is missing or null has the first.
@@ -23,18 +35,95 @@ COMPUTED = dict(
 WHOLE = "merge a model in several files, or an adapter of PEFT's, into one file"
 
 
-def from_gpt2(path, tokenizer=None):
-    """`model_of` the weights in the file `path`."""
-    return model_of(path, read_weights(path), tokenizer)
+def read_weights(path):
+    """The CPU tensors in the file, by name. Runs no code that is in it. ValueError names the file
+    if it is missing, damaged or something else."""
+    if not os.path.isfile(path) or not str(path).endswith(KINDS):
+        raise ValueError(f"{path}: should be one file of weights: {', '.join(KINDS)}")
+    try:
+        return read_safetensors(path) if str(path).endswith(KINDS[0]) else read_saved(path)
+    except OSError as e:
+        raise ValueError(f"{path}: can't be read ({e.strerror})") from None
 
 
-def model_of(path, weights, tokenizer=None):
+# --------------------------------------------------------------------------- .safetensors
+
+def read_safetensors(path):
+    """The tensors of a .safetensors file (github.com/huggingface/safetensors): 8 bytes with the
+    length of the header, the header in JSON, the numbers. All places in the file are checked before
+    a number is read: no byte belongs to two tensors."""
+    with open(path, "rb") as f:
+        size, length = os.path.getsize(path) - 8, int.from_bytes(f.read(8), "little")
+        try:
+            header = {**json.loads(f.read(length if length <= size else 0))}
+        except (ValueError, TypeError, RecursionError) as e:
+            raise ValueError(f"{path}: cut short, or no safetensors file ({e!s:.99})") from None
+        header.pop("__metadata__", None)
+        check_places(path, header, size - length)
+        weights = {}
+        for name, entry in header.items():
+            i, j = entry["data_offsets"]
+            f.seek(8 + length + i)
+            f.readinto(data := bytearray(j - i))      # a memory map may have them unaligned
+            numbers = torch.frombuffer(data, dtype=DTYPES[entry["dtype"]])
+            weights[name] = numbers.view(entry["shape"])
+    return weights
+
+
+def check_places(path, header, size):
+    """ValueError unless the header's tensors fill the `size` bytes of numbers, none overlapping."""
+    begins, ends = [], []
+    for name, entry in header.items():
+        match entry:
+            case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(i), int(j)]} if (
+                    kind in DTYPES and all(type(n) is int and n > 0 for n in shape) and
+                    math.prod(shape) * DTYPES[kind].itemsize == j - i and 0 <= i < j <= size):
+                begins.append(i)
+                ends.append(j)
+            case _:
+                raise ValueError(f"{path}: {name!r:.99}: odd dtype, shape or place: {entry!s:.99}")
+    # Each tensor begins where another ends, the first at 0, and the last ends the file.
+    if sorted((0, *ends)) != sorted((*begins, size)):
+        raise ValueError(f"{path}: its tensors overlap, or bytes belong to none")
+
+
+# --------------------------------------------------------------------------- torch.save's
+
+def read_saved(path):
+    """The tensors in a file of torch.save's, by name, if all are plain and none is larger than the
+    file (an expanded one is)."""
+    try:
+        with warnings.catch_warnings(action="ignore"):   # of torch's, about odd files
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError,
+            AttributeError, struct.error, pickle.UnpicklingError) as e:   # all met, in bad files
+        code = re.search(r"GLOBAL ([\w.]{1,99})", str(e))
+        what = f"asks for {code[1]}, so for code" if code else f"damaged ({type(e).__name__})"
+        raise ValueError(f"{path}: {what}; write it with torch.save(model.state_dict(), FILE)"
+                         ) from None
+    if not isinstance(weights, dict):
+        raise ValueError(f"{path}: a {type(weights).__name__}, no dict of tensors")
+    for name, w in weights.items():
+        if (not torch.is_tensor(w) or w.is_nested or w.layout != torch.strided or
+                w.device.type != "cpu" or w.dtype not in DTYPES.values()):
+            raise ValueError(f"{path}: {name!r:.99} is no plain tensor; save the model's "
+                             "state_dict() only")
+    if (need := sum(w.nbytes for w in weights.values())) > 2 * os.path.getsize(path) + 2**20:
+        raise ValueError(f"{path}: its tensors share memory: written out, {need:.2g} bytes")
+    return {str(n): w.detach() for n, w in weights.items()}
+
+
+# --------------------------------------------------------------------------- a model
+
+def from_gpt2(path, tokenizer=None, weights=None):
     """The GPT in a published GPT-2 checkpoint (any size, names as on the hub), float32 on the CPU.
+    weights: those of the file, if they are read already; "words" is taken out of them.
 
     ValueError names the file and the weights that are missing, unknown, of another shape or not
     finite, or the field of the config.json beside it that contradicts the file or model.py. A model
     of this project comes with its words: ValueError if they are not the tokenizer's.
     """
+    weights = weights or read_weights(path)
     check_words(path, weights.pop("words", None), tokenizer)
     if len({gpt_name(n) for n in weights}) < len(weights):
         raise ValueError(f"{path}: some weights are there twice, with a prefix and without")
@@ -151,7 +240,7 @@ def initial_model(config, rows):
         torch.manual_seed(config.seed)
         size = GPTConfig(tokenizer.n_vocab, longest, config.n_layer, n_embd=config.n_embd)
         return tokenizer, GPT(size)
-    model = model_of(config.init, found, tokenizer)
+    model = from_gpt2(config.init, tokenizer, found)
     V, T = model.config.vocab_size, model.config.block_size
     padded = tokenizer.name == "gpt2" and V > tokenizer.n_vocab
     if not (tokenizer.n_vocab == V or padded) or longest > T:

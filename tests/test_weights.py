@@ -17,8 +17,7 @@ import torch
 
 import data
 from harness import measuring, weights
-from harness.checkpoint_files import DTYPES, read_weights
-from harness.weights import from_gpt2, initial_model, to_gpt2
+from harness.weights import DTYPES, from_gpt2, initial_model, read_weights, to_gpt2
 from model import GPT, GPTConfig
 
 V, T, C, H, LAYERS = 300, 32, 128, 2, 2
