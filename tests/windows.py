@@ -7,7 +7,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import types
+from multiprocessing import popen_fork
 
+popen_fork.signal = types.SimpleNamespace(**vars(signal))      # Python's own code is not to miss it
 for module in ("fcntl", "resource"):
     sys.modules[module] = None                     # importing it raises ImportError
 for where, names in ((os, ("fork", "forkpty", "setsid", "killpg", "sched_getaffinity")),
@@ -27,3 +30,4 @@ def only_spawn(method="spawn"):
 
 
 multiprocessing.get_context = only_spawn
+multiprocessing.get_all_start_methods = lambda: ["spawn"]
