@@ -367,7 +367,7 @@ HOSTILE = {
     "no Python": (SMALL.replace("(x):", "(x)"), 0, "broken", "ngdiff.py, line 8: SyntaxError"),
     "no text": ("\0", 0, "broken", "ngdiff.py"),
     "an endless loop": (twice("while True: pass"), 0, "stopped", "after 1 s of computing, in "),
-    "sleeps": (twice("import time; time.sleep(1000)"), 0, "stopped", "stopped after 3 s"),
+    "sleeps": (twice("import time; time.sleep(1000)"), 0, "stopped", "stopped after "),
     "no file": (None, 0, "nothing to grade", "no ngdiff.py found"),
 }
 if sys.platform != "linux":
@@ -390,7 +390,7 @@ def graded(project, tmp_path_factory):
             (at / str(i) / name).write_text("def test_neighbour_and_twice(): pass")
         folders.append(str(at / str(i)) if source else "")
     slow = list(HOSTILE).index("sleeps")
-    patch.setattr(grade, "TIME_LIMIT", 3)
+    patch.setattr(grade, "TIME_LIMIT", 3 if hasattr(os, "fork") else 10)   # spawned: imports torch
     found = {slow: grade.score(a, folders[slow], str(at / "pristine"))}
     patch.undo()
     folders[slow] = ""
