@@ -78,7 +78,7 @@ def reach(starts):
             code[f"{module}.{name}"] = digest([*imports, *map(ast.dump, nodes)])
         if not imports:
             settings |= {b for a, b in zip(place[1:], rest) if a not in ("self", "stage")}
-    return code, settings
+    return dict(sorted(code.items())), settings
 
 
 @cache
