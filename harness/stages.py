@@ -60,7 +60,7 @@ class Stage:
         if self.folder:
             agree([self.name, self.step])
             if self.step >= self.steps:
-                print(f"{self.title:>8}  from {path}", flush=True)
+                print(f"{self.title:>8}  from {self.path}", flush=True)
             elif not self.stopped:
                 files.check_folder("--cache", self.folder)
         self.begun, self.saved_at = self.step, self.seconds
@@ -123,9 +123,10 @@ def read(path, device="cpu"):
 
 
 def steps_in(path):
-    """The number of steps that a stage's file says it holds."""
-    with open(path, "rb") as f:
+    """The number of steps that a stage's file says it holds; 0 if another command deleted it."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as f:
         return int.from_bytes(f.read(40)[32:], "little")
+    return 0
 
 
 def kept(path, make, *args):

@@ -181,6 +181,8 @@ F = "import b\ndef f():\n    return b.g()\n"
 FORMS = {
     "import as": ("import b as x\ndef f(): x.g()", "def g(): 1"),
     "from import as": ("from b import g as h\ndef f(): h()", "def g(): 1"),
+    "another outside function": ("from math import f1 as r\ndef f(): r(3)", ""),
+    "a re-export": "from other import g1 as g",
     "star": ("from b import *\ndef f(): g()", "def g(): 1"),
     "a module in a package": ("import pkg.c\ndef f(): pkg.c.g(b)\nimport b as b", "X = 1"),
     "import inside": ("def f():\n    from b import g\n    g()", "def g(): 1"),
