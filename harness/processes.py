@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -68,41 +69,45 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def prepare_worker(threads, function, jobs):
-    """In a new worker: its work, its threads, and an end with its parent, however that one ends."""
-    global FUNCTION, JOBS
-    FUNCTION, JOBS = function, jobs
+def prepare_worker(threads):
+    """In a new worker: its threads, and an end with its parent, however that one ends."""
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # the parent is told, and ends its workers
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
-def done(i):
-    return pickle.dumps(FUNCTION(*pickle.loads(JOBS[i])))
+def done(path):
+    """The result of the job in a file, as bytes: torch would hand over tensors by a socket in
+    TMPDIR, whose path may have 107 letters at most."""
+    with open(path, "rb") as f:
+        function, job = pickle.load(f)
+    return pickle.dumps(function(*job))
 
 
 def side_by_side(function, jobs, workers, threads):
     """Yield (i, function(*jobs[i])) as they end, from `workers` processes of `threads` threads.
 
     function must be importable by name, what it takes and gives must be picklable. If it raises,
-    or this process is interrupted or killed, the other jobs are ended.
-
-    Jobs and results travel as bytes: torch would hand over tensors by a socket in TMPDIR, whose
-    path may have 107 letters at most. A worker gets all jobs as it starts, then only numbers: the
-    pool's queue waits for ever if a worker is killed in the midst of a large job (Python 3.11.2).
+    or this process is interrupted or killed, the other jobs are ended. A job waits in a file: in a
+    pipe, a large one would be waited for without end if its worker dies meanwhile (Python 3.11).
     """
     if not jobs:
         return
     pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context("spawn"),
-                               prepare_worker, (threads, function, list(map(pickle.dumps, jobs))))
-    try:
-        futures = {pool.submit(done, i): i for i in range(len(jobs))}
-        for future in as_completed(futures):
-            yield futures[future], pickle.loads(future.result())
-    except BaseException:
-        for process in multiprocessing.active_children():   # the pool may not know them all yet
-            process.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+                               prepare_worker, (threads,))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            futures = {}
+            for i, job in enumerate(jobs):
+                with open(path := os.path.join(folder, str(i)), "wb") as f:
+                    pickle.dump((function, job), f)
+                futures[pool.submit(done, path)] = i
+            for future in as_completed(futures):
+                yield futures[future], pickle.loads(future.result())
+        except BaseException:
+            for process in multiprocessing.active_children():   # the pool may not know all yet
+                process.kill()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
