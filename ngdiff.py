@@ -21,7 +21,12 @@ compares losses, so dropout must be off), then:
 
     state = ngdiff.State()
     for retain, forget in batches:
-        ngdiff.step(lambda: loss(retain), lambda: loss(forget), model.parameters(), state)
+        ngdiff.step(lambda: loss(retain), lambda: loss(forget), model.parameters(), state,
+                    memory=0.9, budget=0.03, probe_on=lambda: loss(watched))
+
+watched: some retain rows, the same at every step. Without the second line it is the paper's
+algorithm as printed: enough for large batches of a small model, but on batches of a few rows its
+learning rate destroys the model (theory/noise.py).
 
 A loss is a function without arguments that returns a scalar tensor, or a list of such functions
 whose values add up to it: micro-batches, each a sum divided by the whole batch's size.
@@ -54,6 +59,8 @@ class State:
     m: list = None         # Adam's two moments, lists shaped as the parameters that move
     v: list = None
     moving: list = None    # and the places of these parameters among all that step was given
+    mean: list = None      # with `memory`, the running mean of g_R
+    watched: float = None  # the loss that AutoLR looks at, before the first step
 
 
 class Numbers(NamedTuple):
@@ -69,6 +76,8 @@ class Numbers(NamedTuple):
     probed: float = None
     slope: float = None
     curvature: float = None
+    watched: float = None  # with a budget, before the fit: the watched loss,
+    room: float = None     # and by how many nats it may still rise
 
     @property
     def cos(self):
@@ -78,7 +87,7 @@ class Numbers(NamedTuple):
 
 
 def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, probe_on=None,
-         total=None):
+         total=None, memory=0.0, budget=None):
     """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
     retain, forget: the losses, as the top of this file says; each must be deterministic. Enter
@@ -89,33 +98,52 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     passes run in bfloat16, which is too coarse for a fit). total: for several processes, each with
     its share of every loss: total(tensors) must sum each tensor of the list over them, in place.
 
+    For small batches (ours, not in the paper): memory, from 0 to below 1, puts a running mean in
+    g_R's place, m <- memory m + (1 - memory) g_R, so that noise averages out before it is divided
+    by its norm. budget: nats that the loss of probe_on, the same rows at every step, may rise
+    above its value before the first step; AutoLR takes the lr that just keeps it, see `fit_budget`.
+
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
     gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
     nor has state, unless a loss itself fails in a probe: Adam's moments come first. The
     parameters' .grad is overwritten and emptied. Cost: a forward and a backward pass on each loss;
-    two more forward passes on retain for each fit, and one more at the first step.
+    two more forward passes on retain for each fit, and one more at the first step (with probe_on
+    one more at each fit). memory holds one more list of tensors.
     """
     given, retain, forget = list(dict.fromkeys(params)), as_list(retain), as_list(forget, "forget")
     params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")
     check_total(total)
+    lazy = 10 * (method == "ngdiff") if lazy is None else lazy
+    check_budget(memory, budget, lazy, probe_on)
+    check_moving(state, given)
     loss_retain, grad_retain = loss_and_grad(retain, params, total)
     loss_forget, grad_forget = loss_and_grad(forget, params, total, "forget")
+    if memory and state.mean:                     # m <- memory m + (1 - memory) g_R
+        for g, m in zip(grad_retain, state.mean):
+            g.lerp_(m, memory)
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
-    d = direction(grad_retain, grad_forget, *coefficients(method, numbers, c))
-    del grad_retain, grad_forget                  # d reuses grad_retain's memory
-    lazy = 10 * (method == "ngdiff") if lazy is None else lazy
+    a, b = coefficients(method, numbers, c)
     fit = lazy and state.step % lazy == 0
     if fit:
         check_lr(state.lr)
         loss_0 = numbers.loss_retain if probe_on is None else loss_only(watched, total, "probe_on")
         if state.step == 0:
             check_repeats(watched, params, loss_0, total)
+            state.watched = loss_0
+        room = None if budget is None else state.watched + budget - loss_0
+    if memory:
+        state.mean, state.moving = grad_retain, places(given)
+        grad_retain = [g.clone() for g in grad_retain]
+    d = direction(grad_retain, grad_forget, a, b)
+    del grad_retain, grad_forget                  # d reuses grad_retain's memory
     if state.adam:
         d = adam_direction(d, *moments(state, given), state.step + 1)
     if fit:
-        state.lr, fits = autolr(watched, params, d, loss_0, state.lr,
-                                max_fits=1 if state.step else FITS_AT_START, total=total)
+        state.lr, fits = autolr(watched, params, d, loss_0, state.lr, total=total, steps=lazy,
+                                max_fits=1 if state.step else FITS_AT_START, room=room)
         numbers = numbers._replace(fits=len(fits), **dict(fits[-1]._asdict(), lr=None))
+        if budget is not None:
+            numbers = numbers._replace(watched=loss_0, room=room)
     update(params, d, state.lr)
     state.step += 1
     return numbers._replace(lr=state.lr)
@@ -348,8 +376,49 @@ def fit_lr(losses, params, d, loss_0, lr, total=None):
     return Fit("fit", lr, slope, curvature, min(max(best, low), high))
 
 
-def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
+def fit_budget(losses, params, d, loss_0, lr, room, steps, total=None):
+    """One fit with a budget (ours): the lr with which `steps` steps along d, as many as follow
+    before the next fit, raise the watched loss by `room` nats. Arguments as of `fit_lr`.
+
+        status          the first that holds                  next lr, within LR_RANGE
+        not finite      slope or curvature infinite or NaN    lr/4
+        fit             room > 0                              within lr/4 .. 4 lr, the first place
+                                                              at which the parabola has risen by
+                                                              room, divided by steps
+        no room         slope > 0 and curvature > 0           slope / curvature, within lr/4 .. lr
+        no descent      none of these                         lr/2
+    """
+    # Why not lowest L_R? At a memorised minimum d lowers L_R by noise only, so the best lr for L_R
+    # is 0, and nothing would be forgotten. Why `steps` ahead? The lr is used that many times.
+    far = steps * lr
+    loss_minus, loss_plus = probe(losses, params, d, far, total)
+    slope, curvature = parabola(loss_minus, loss_0, loss_plus, far)
+    status, best = "no descent", lr / 2
+    if not all(map(math.isfinite, (slope, curvature))):
+        status, best = "not finite", lr / 4
+    elif room > 0:
+        status, best = "fit", reach(slope, curvature, room) / steps
+    elif slope > 0 and curvature > 0:
+        status, best = "no room", min(slope / curvature, lr)
+    best = min(max(best, lr / 4, LR_RANGE[0]), lr * 4, LR_RANGE[1])
+    return Fit(status, lr, slope, curvature, best)
+
+
+def reach(slope, curvature, room):
+    """The first x > 0 at which the parabola -slope x + curvature x^2 / 2 has risen to `room` > 0;
+    infinite if it never does."""
+    squared = slope**2 + 2 * curvature * room
+    if squared < 0 or (curvature <= 0 and slope >= 0):
+        return math.inf
+    # Of two equal forms the one without a difference of nearly equal numbers.
+    root = math.sqrt(squared)
+    return (slope + root) / curvature if slope > 0 else 2 * room / (root - slope)
+
+
+def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None, room=None, steps=1):
     """AutoLR: (learning rate for the next steps, list of the Fits that led to it).
+
+    Fits by `fit_lr`, or with a budget, of which `room` is left, by `fit_budget`.
 
     max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
     until this moves by less than 15 %, so that any first lr ends in the same place. If it never
@@ -359,7 +428,8 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None):
     check_lr(lr)
     guess, fits = lr, []
     while len(fits) < max_fits:
-        fits.append(fit_lr(losses, params, d, loss_0, lr, total))
+        fits.append(fit_lr(losses, params, d, loss_0, lr, total) if room is None else
+                    fit_budget(losses, params, d, loss_0, lr, room, steps, total))
         lr, fit = fits[-1].lr, fits[-1]
         if fit.status == "fit" and abs(lr / fit.probed - 1) < 0.15:
             return lr, fits
@@ -395,17 +465,27 @@ def movable(given):
     return params
 
 
+def places(given):
+    """Where among the given parameters those stand that move."""
+    return [i for i, p in enumerate(given) if p.requires_grad]
+
+
+def check_moving(state, given):
+    """ValueError if what state keeps of each parameter belongs to others. They are known by shape
+    and place: if you pass only those that move, another selection of the same shapes goes
+    unnoticed."""
+    kept, moving = state.m or state.mean, places(given)
+    if kept and (state.moving != moving or
+                 [x.shape for x in kept] != [given[i].shape for i in moving]):
+        raise ValueError("params: what state keeps (Adam's moments, the running mean) belongs to "
+                         "other parameters; start a new State after freezing or unfreezing one")
+
+
 def moments(state, given):
-    """Adam's moments (m, v), zeros at first. ValueError if they belong to other parameters, which
-    are known by shape and by place among the given ones. So if you pass only those that move,
-    another selection of the same shapes goes unnoticed."""
-    moving = [i for i, p in enumerate(given) if p.requires_grad]
+    """Adam's moments (m, v): lists shaped as the parameters that move, zeros at first."""
     if state.m is None:
-        state.moving = moving
-        state.m, state.v = ([torch.zeros_like(given[i]) for i in moving] for _ in range(2))
-    if state.moving != moving or [m.shape for m in state.m] != [given[i].shape for i in moving]:
-        raise ValueError("params: Adam's moments in state belong to other parameters; start a new "
-                         "State after freezing or unfreezing one")
+        state.moving = places(given)
+        state.m, state.v = ([torch.zeros_like(given[i]) for i in state.moving] for _ in range(2))
     return state.m, state.v
 
 
@@ -432,6 +512,16 @@ def check_total(total):
     if n > 1 and total is None:
         raise ValueError(f"total: None, but {n} processes run, and step must sum their gradients "
                          "(if each has a run of its own: total=lambda tensors: None)")
+
+
+def check_budget(memory, budget, lazy, probe_on):
+    if not 0 <= memory < 1:
+        raise ValueError(f"memory {memory:g}: must be from 0 to below 1")
+    if budget is not None and not budget >= 0:
+        raise ValueError(f"budget {budget:g}: nats, 0 or more")
+    if budget is not None and (not lazy or probe_on is None):
+        raise ValueError("budget: AutoLR keeps it, on the rows of probe_on: pass probe_on, retain "
+                         "rows that are the same at every step, and no lazy=0")
 
 
 def check_lr(lr):

@@ -29,6 +29,9 @@ from harness.stages import Stage
 
 METHODS = *ngdiff.METHODS, "npo"
 LEVEL_EVERY = 10     # steps between two measurements of the level
+# With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
+# are watched.
+MEMORY, WATCHED = 0.9, 32
 
 # --------------------------------------------------------------------------- settings
 
@@ -62,6 +65,8 @@ class Config:
                      "default: the method's (RATES in harness/flags.py)")
     lazy: int = flag(0, "AutoLR fits the rate at every so many steps; 0: never. Default: 10 with "
                      "ngdiff, else 0")
+    budget: float = flag(0.0, "ours, for small batches: AutoLR lets the loss of 32 watched retain "
+                         "rows rise by so many nats, and steps use a mean of past retain gradients")
     steps: int = flag(80, "unlearning steps")
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
                       "retain rows (--level: a quarter), but no more than 400; 64 of MUSE's",
@@ -177,6 +182,11 @@ def unlearn(stage, target, examples, config):
     level = next((row["level"] for row in reversed(stage.log) if "level" in row), None)
     method, c = ("gdiff", 0.5) if config.method == "npo" else (config.method, config.c)
     batches = task_batches(target, examples, config, stage.step)
+    # What AutoLR looks at, in float32: the step's retain batch, or with a budget the same rows
+    # at every step, chosen by the seed.
+    exact = replace(config, dtype="float32")
+    rows = next(data.shuffled(len(examples["retain"]), WATCHED, f"watched {config.seed}", 0))
+    watched = micro_batches([examples["retain"][i] for i in rows], config)
     for step in range(stage.step, stage.steps):
         retain, forget = next(batches)
         at_level = config.level and step % LEVEL_EVERY == 0
@@ -187,8 +197,9 @@ def unlearn(stage, target, examples, config):
                 loss_functions(model, retain, config),
                 forget_functions(model, forget, config, level),
                 params, state, method=method, c=c, lazy=config.lazy, total=total,
-                probe_on=loss_functions(model, retain, replace(config, dtype="float32"))
-                if config.dtype != "float32" else None)
+                memory=MEMORY if config.budget else 0, budget=config.budget or None,
+                probe_on=loss_functions(model, watched if config.budget else retain, exact)
+                if config.budget or config.dtype != "float32" else None)
         except ngdiff.Stationary as e:
             stage.stopped = f"at step {step}: {e}"
             stage.save(step, vars(state))

@@ -39,7 +39,7 @@ FIRST_GUESS = 0.01       # AutoLR's
 BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), n_layer=(1, 1000),
               n_embd=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
               train_lr=(1e-9, 100), c=(0, 1), lr=LR_RANGE, lazy=(0, 10**6),
-              steps=(1, 10**6), batch=(0, 10**6), micro_batch=(0, 10**6))
+              budget=(0, 100), steps=(1, 10**6), batch=(0, 10**6), micro_batch=(0, 10**6))
 
 
 def flag(default, text, choices=None, **other):
@@ -126,6 +126,8 @@ def check(config, given):
         f"--level: {config.method} can't use it: retain does not look at the forget rows, lossnorm "
         "divides by their loss, which the level loss brings to 0":
             config.level and config.method in NO_LEVEL,
+        "--budget: AutoLR keeps it, and makes no fit here: give --lazy 10 too":
+            config.budget and not config.lazy,
         f"--documents: {config.data or 'the built-in data'} is no folder as MUSE publishes it":
             "documents" in given and not muse.is_folder(config.data)}
     if config.init:

@@ -18,8 +18,8 @@ from harness.stages import kept
 from model import GPT
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
-               "lr", "fits", "status", "probed", "slope", "curvature", "level", "level_spread",
-               "loss_forget_set")
+               "lr", "fits", "status", "probed", "slope", "curvature", "watched", "room", "level",
+               "level_spread", "loss_forget_set")
 LATER = ("audit.json", "audit.png")       # made from an earlier run in the same folder
 
 
@@ -117,7 +117,7 @@ def log_csv(log):
 # --------------------------------------------------------------------------- picture
 
 STATUSES = (("fit", "o"), ("no convexity", "^"), ("no descent", "v"), ("not finite", "x"),
-            ("not settled", "s"))
+            ("not settled", "s"), ("no room", "D"))
 
 
 def png(fig, dpi=100):
@@ -133,7 +133,7 @@ def curves(log, models, method):
     (ax_loss, ax_lr), (ax_norm, ax_cos) = fig.subplots(2, 2)
     column = lambda key, some=log: [row.get(key) for row in some]
     steps, levels = column("step"), [row for row in log if "level" in row]
-    draw_losses(ax_loss, steps, column, levels, models, method)
+    draw_losses(ax_loss, log, column, levels, models, method)
     ax_lr.plot(steps, column("lr"), color="tab:green")
     for status, marker in STATUSES:
         if some := [row for row in log if row["status"] == status]:
@@ -154,10 +154,16 @@ def curves(log, models, method):
     return fig
 
 
-def draw_losses(ax, steps, column, levels, models, method):
+def draw_losses(ax, log, column, levels, models, method):
     """The losses of the batch; with the level loss, instead of its objective, the forget rows'
     mean loss and their spread about the level."""
+    steps = column("step")
     ax.plot(steps, column("loss_retain"), color="tab:blue", label="retain, to stay low")
+    if fits := [row for row in log if row.get("room") is not None]:
+        ax.plot(column("step", fits), column("watched", fits), ".-", color="tab:cyan",
+                label="watched retain rows")
+        ax.axhline(fits[0]["watched"] + fits[0]["room"], color="tab:cyan", ls="--", lw=1,
+                   label="their budget")
     if levels:
         at, level = column("step", levels), column("level", levels)
         mean, spread = column("loss_forget_set", levels), column("level_spread", levels)

@@ -230,7 +230,7 @@ def test_imports_run_downward_only():
 
 
 def test_nothing_is_longer_than_it_may_be():
-    assert len(fields(train.Config)) <= 26
+    assert len(fields(train.Config)) <= 27
     for path in MODULES.values():
         for node in tree(path):
             if isinstance(node, ast.FunctionDef):

@@ -533,7 +533,7 @@ def test_a_step_is_its_pieces_in_order(method, adam, lazy):
     assert one.step == 11
 
 
-def test_the_docstrings_three_lines_unlearn_a_module_that_is_no_language_model():
+def test_the_docstrings_lines_unlearn_a_module_that_is_no_language_model():
     """A classifier that knows 60 points by heart forgets 10 of them and keeps the others. The lines
     are run as ngdiff.py's docstring has them."""
     torch.manual_seed(0)
@@ -547,7 +547,7 @@ def test_the_docstrings_three_lines_unlearn_a_module_that_is_no_language_model()
     assert max(loss(retain), loss(forget)) < 0.1
     lines = next(part for part in ngdiff.__doc__.split("\n\n") if "ngdiff.step(" in part)
     exec(textwrap.dedent(lines), dict(ngdiff=ngdiff, batches=[(retain, forget)] * 60, loss=loss,
-                                      model=model))
+                                      model=model, watched=slice(10, 42)))
     assert loss(retain) < 0.1 and loss(forget) > 2
     right = (model(points).argmax(1) == labels).float()
     assert right[retain].mean() == 1 and right[forget].mean() < 0.5
@@ -598,8 +598,8 @@ def test_a_parameter_given_twice_moves_once_and_a_generator_of_losses_is_not_use
     assert numbers == stepped() and numbers.norm_retain > 0
 
 
-@pytest.mark.parametrize("probe_apart", [False, True])
-def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart):
+@pytest.mark.parametrize("probe_apart, budget", [(False, None), (True, None), (True, 0.01)])
+def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart, budget):
     """Two processes with equal shares: each has half of every loss, and `total`, which sums what
     both bring, doubles it. So every loss and gradient must go through it, and once."""
     torch.manual_seed(1)
@@ -610,7 +610,8 @@ def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart):
         model, state = copy.deepcopy(layer), State()
         x, y, z = [lambda some=some: share * model(some).pow(2).mean() for some in rows]
         return [ngdiff.step(x, y, model.parameters(), state, lazy=1, total=total,
-                            probe_on=z if probe_apart else None) for _ in range(3)]
+                            probe_on=z if probe_apart else None, memory=0.5 if budget else 0,
+                            budget=budget) for _ in range(3)]
 
     def total(tensors):
         seen.append(len(tensors))
@@ -633,6 +634,88 @@ def test_autolr_looks_at_probe_on_and_at_nothing_else():
         rates.append(numbers.lr), places.append((x.detach() - begin) / numbers.lr)
     assert rates[1] == pytest.approx(rates[0], rel=1e-9) and rates[2] < 0.9 * rates[0]
     assert torch.allclose(places[0], places[2], rtol=1e-6)
+
+
+# ---- small batches: memory and a budget
+
+def test_memory_takes_the_running_mean_in_the_retain_gradients_place():
+    """m <- 0.75 m + 0.25 g_R, begun with the first g_R: norm, cosine and d are m's."""
+    x, _, _, (L_R, L_F) = quadratics()
+    state, mean = State(lr=0.01), None
+    for _ in range(4):
+        g_R, g_F = (torch.autograd.grad(loss(), x)[0] for loss in (L_R, L_F))
+        mean = g_R if mean is None else 0.75 * mean + 0.25 * g_R
+        before = x.detach().clone()
+        numbers = ngdiff.step(L_R, L_F, [x], state, lazy=0, memory=0.75)
+        assert numbers.norm_retain == pytest.approx(float(mean.norm()))
+        assert numbers.dot == pytest.approx(float(mean @ g_F))
+        expected = before - 0.01 * (mean / mean.norm() - g_F / g_F.norm())
+        assert torch.allclose(x.detach(), expected, rtol=1e-12)
+        assert torch.allclose(state.mean[0], mean)
+
+
+@pytest.mark.parametrize("slope, curvature, room", [
+    (2.0, 3.0, 0.5), (-2.0, 3.0, 0.5), (0.0, 3.0, 0.5), (-2.0, 0.0, 0.5), (-2.0, -3.0, 0.5),
+    (-1.0, 1e-12, 1e-3), (2.0, -3.0, 0.5), (2.0, 0.0, 0.5), (-0.1, -3.0, 0.5)])
+def test_reach_is_the_first_place_at_which_the_parabola_has_risen_by_room(slope, curvature, room):
+    found = ngdiff.reach(slope, curvature, room)
+    xs = torch.linspace(0, min(found, 1e3), 10**4, dtype=torch.float64)[1:-1]
+    assert (-slope * xs + curvature * xs**2 / 2 < room).all()
+    if found < math.inf:
+        assert -slope * found + curvature * found**2 / 2 == pytest.approx(room, rel=1e-6)
+
+
+@pytest.mark.parametrize("first", [1e-6, 0.01, 1.0, 10.0])
+@pytest.mark.parametrize("steps", [1, 10])
+def test_a_budget_is_used_up_after_as_many_steps_as_follow_a_fit(first, steps):
+    """x^2 from 1, falling along d = 1 and rising again: 1 + 0.21 at x = -1.1. From any guess."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    lr, fits = ngdiff.autolr([lambda: (x ** 2).sum()], [x], [torch.ones_like(x)], 1.0, first,
+                             max_fits=ngdiff.FITS_AT_START, room=0.21, steps=steps)
+    assert fits[-1].status == "fit" and lr == pytest.approx(2.1 / steps)
+    assert all(0.25 <= b.lr / b.probed <= 4 for b in fits) and x.item() == 1
+
+
+@pytest.mark.parametrize("room, start, lr, status", [
+    (-0.1, 1.0, 0.5, "no room"),       # the lowest place is 1 away: lr does not grow
+    (-0.1, 0.3, 0.3, "no room"), (-0.1, 0.01, 0.125, "no room"),
+    (-0.1, -1.0, 0.25, "no descent"), (0.0, 0.0, 0.25, "no descent"),
+    (0.1, math.inf, 0.125, "not finite")])
+def test_without_room_a_budgets_fit_goes_to_the_lowest_place_or_closer(room, start, lr, status):
+    x = torch.full((1,), start, dtype=torch.float64, requires_grad=True)
+    fit = ngdiff.fit_budget([lambda: (x ** 2).sum()], [x], [torch.ones_like(x)], start**2, 0.5,
+                            room, 1)
+    assert (fit.status, fit.lr) == (status, pytest.approx(lr))
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_the_watched_loss_stays_near_its_budget_where_the_paper_s_rule_does_not(adam):
+    """Noisy retain batches, 200 steps. State, made again from its own contents after each step,
+    keeps the loss before the first step."""
+    def highest(**given):
+        torch.manual_seed(0)
+        x, state, seen = torch.zeros(20, requires_grad=True), State(adam=adam), []
+        for _ in range(200):
+            noise, whole = torch.randn(20), lambda: 3 + (x ** 2).sum()
+            numbers = ngdiff.step(lambda: ((x - noise) ** 2).sum(), lambda: -x.sum(), [x], state,
+                                  probe_on=whole if given else None, **given)
+            state = State(**vars(state))
+            seen.append(whole().item() - 3)
+            if given and numbers.fits:
+                assert numbers.room == pytest.approx(0.5 + 3 - numbers.watched, abs=1e-5)
+        return max(seen)
+    assert 0.25 < highest(memory=0.9, budget=0.5) < 1 and highest() > 1
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"memory": 1.0}, "^memory 1"), ({"memory": -0.1}, "^memory"), ({"budget": -1}, "^budget -1"),
+    ({"budget": math.nan}, "^budget nan"), ({"budget": 0.1}, "^budget: .*probe_on"),
+    ({"budget": 0.1, "lazy": 0}, "^budget: .*lazy"),
+    ({"budget": 0.1, "method": "ga"}, "^budget: .*lazy")])
+def test_a_memory_or_budget_that_cannot_be_kept_is_refused(given, words):
+    model, L_R, L_F = linear()
+    refused(ValueError, words, L_R, L_F, [*model.parameters()],
+            probe_on=L_R if "lazy" in given or "method" in given else None, **given)
 
 
 def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
@@ -761,17 +844,19 @@ def test_parameters_side_by_side_in_one_storage_are_moved():
 
 
 @pytest.mark.parametrize("now", [(0, 1, 2), (0, 1), (0, 2), (1,), (1, 3)])
-def test_adams_moments_of_other_parameters_are_refused(now):
-    """Of three layers of one shape and a larger one, the second and third moved until now."""
+@pytest.mark.parametrize("adam", [True, False])
+def test_adams_moments_of_other_parameters_are_refused(now, adam):
+    """Of three layers of one shape and a larger one, the second and third moved until now. The
+    running mean of g_R too."""
     layers = [torch.randn(n, requires_grad=i in (1, 2)) for i, n in enumerate((3, 3, 3, 4))]
     losses = [lambda: sum((x @ x).sum() for x in layers), lambda: sum(x.sum() for x in layers)]
-    state = State(adam=True)
+    state = State(adam=adam)
     for _ in range(2):
-        ngdiff.step(*losses, layers, state)
+        ngdiff.step(*losses, layers, state, memory=0 if adam else 0.5)
         state = State(**vars(state))
     for i, x in enumerate(layers):
         x.requires_grad_(i in now)
-    refused(ValueError, "params: Adam's moments", *losses, layers, state)
+    refused(ValueError, "params: what state keeps .Adam's moments", *losses, layers, state)
 
 
 def test_several_processes_without_total_are_refused(monkeypatch):

@@ -130,15 +130,24 @@ def test_with_the_level_loss_the_curves_show_mean_level_and_spread():
     assert 0 < heights[10][0] < 0.1, "a logarithmic axis has no 0"
 
 
+def test_with_a_budget_the_curves_show_the_watched_loss_and_the_line_that_it_must_not_cross():
+    rows = log(11)
+    rows[0].update(watched=0.02, room=0.1)
+    rows[10].update(watched=0.07, room=0.05)
+    found = drawn(report.curves(rows, MODELS, "ngdiff"))
+    assert found["watched retain rows"] == ([0, 10], [0.02, 0.07])
+    assert found["their budget"][1] == pytest.approx([0.12, 0.12])
+
+
 def test_every_status_of_a_fit_has_a_mark_of_its_own_at_its_own_steps():
-    rows, marks = log(5), dict(report.STATUSES)
+    rows, marks = log(6), dict(report.STATUSES)
     for row, status in zip(rows, marks):
         row["status"] = status
     found = {line.get_label(): (line.get_marker(), list(line.get_xdata()))
              for line in report.curves(rows, MODELS, "ngdiff").axes[1].lines[1:]}
     assert found == {f"AutoLR: {status}": (mark, [step])
                      for step, (status, mark) in enumerate(marks.items())}
-    assert len(set(marks.values())) == len(marks) == 5
+    assert len(set(marks.values())) == len(marks) == 6
 
 
 def test_losses_that_are_not_finite_stop_the_measuring(monkeypatch):

@@ -51,8 +51,10 @@ def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, 
     assert sorted(p.suffix for p in cache.iterdir()) == [".json"] * 3 + [".state"] * 3
 
 
-def test_adams_moments_go_on_too(plain, tmp_path, monkeypatch):
-    run = ready(tmp_path, "--optimizer", "adam", "--lazy", 0, "--steps", 3)
+@pytest.mark.parametrize("words", ["--optimizer adam --lazy 0", "--batch 9 --budget 0.1 --lazy 1"])
+def test_what_a_method_remembers_goes_on_too(plain, tmp_path, monkeypatch, words):
+    """Adam's moments; the running mean, and the watched loss before the first step."""
+    run = ready(tmp_path, *words.split(), "--steps", 3)
     target = train.train_both(ready(plain[0]))["target"]
     whole = train.unlearned(run._replace(config=replace(run.config, cache="")), target)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

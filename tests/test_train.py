@@ -270,6 +270,33 @@ def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monk
         assert a["loss_retain"] == pytest.approx(b["loss_retain"], rel=0.02)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, monkeypatch, dtype):
+    """Rows of its own, by the seed, in float32; and each step takes the running mean."""
+    run, seen, step = ready(plain[0]), [], ngdiff.step
+
+    def watch(retain, forget, *args, **given):
+        rows = [part.args[1].rows.tokens for part in given["probe_on"] or ()]
+        types = {part.args[2].dtype for part in given["probe_on"] or ()}
+        seen.append((rows, types, given["memory"], given["budget"]))
+        return step(retain, forget, *args, **given)
+    monkeypatch.setattr(ngdiff, "step", watch)
+    log = unlearn(target, run, steps=11, batch=4, budget=0.5, dtype=dtype).log
+    (first, *_), *later = seen
+    assert sum(map(len, first)) == len(run.examples["retain"][:train.WATCHED])
+    assert all(torch.equal(x, y) for rows, *_ in later for x, y in zip(first, rows, strict=True))
+    assert all(rest == [{"float32"}, train.MEMORY, 0.5] for _, *rest in seen)
+    fits = [row for row in log if row["fits"]]
+    assert [row["watched"] + row["room"] for row in fits] == [pytest.approx(
+        fits[0]["watched"] + 0.5)] * 2
+    seen.clear()
+    unlearn(target, run, steps=1, seed=9, budget=0.5)
+    assert not all(map(torch.equal, first, seen[0][0])), "another seed watches other rows"
+    seen.clear()
+    assert unlearn(target, run, steps=1).log[0]["room"] is None
+    assert seen == [([], set(), 0, None)]
+
+
 def test_published_weights_are_where_both_models_start(plain, tmp_path, monkeypatch):
     tokenizer, published = ready(plain[0]).tokenizer, train.gpt.GPT(train.gpt.GPTConfig(9, 64, 1))
     monkeypatch.setattr(weights, "initial_model", lambda config, rows: (
