@@ -76,8 +76,8 @@ class Numbers(NamedTuple):
     probed: float = None
     slope: float = None
     curvature: float = None
-    watched: float = None  # with a budget, before the fit: the watched loss,
-    room: float = None     # and by how many nats it may still rise
+    watched: float = None  # before the fit: the loss that AutoLR looks at,
+    room: float = None     # and with a budget, by how many nats it may still rise
 
     @property
     def cos(self):
@@ -97,43 +97,28 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     probe_on: another retain loss for AutoLR (a second batch; or the same one in float32 if the
     passes run in bfloat16, which is too coarse for a fit). total: for several processes, each with
     its share of every loss: total(tensors) must sum each tensor of the list over them, in place.
-
-    For small batches (ours, not in the paper): memory, from 0 to below 1, puts a running mean in
-    g_R's place, m <- memory m + (1 - memory) g_R, so that noise averages out before it is divided
-    by its norm. budget: nats that the loss of probe_on, the same rows at every step, may rise
-    above its value before the first step; AutoLR takes the lr that just keeps it, see `fit_budget`.
+    memory: see `running_mean`. budget: nats that probe_on's loss may rise, see `fit_budget`.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
     gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
-    nor has state, unless a loss itself fails in a probe: Adam's moments come first. The
-    parameters' .grad is overwritten and emptied. Cost: a forward and a backward pass on each loss;
-    two more forward passes on retain for each fit, and one more at the first step (with probe_on
-    one more at each fit). memory holds one more list of tensors.
+    nor has state, unless a loss itself fails in a probe. The parameters' .grad is emptied. Cost: a
+    pass forward and backward on each loss; two forward passes for each fit (three on probe_on).
     """
     given, retain, forget = list(dict.fromkeys(params)), as_list(retain), as_list(forget, "forget")
     params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")
-    check_total(total)
     lazy = 10 * (method == "ngdiff") if lazy is None else lazy
-    check_budget(memory, budget, lazy, probe_on)
-    check_moving(state, given)
+    check_arguments(state, given, total, lazy, memory, budget, probe_on)
     loss_retain, grad_retain = loss_and_grad(retain, params, total)
     loss_forget, grad_forget = loss_and_grad(forget, params, total, "forget")
-    if memory and state.mean:                     # m <- memory m + (1 - memory) g_R
-        for g, m in zip(grad_retain, state.mean):
-            g.lerp_(m, memory)
+    grad_retain = running_mean(state.mean, grad_retain, memory)
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
     a, b = coefficients(method, numbers, c)
     fit = lazy and state.step % lazy == 0
     if fit:
-        check_lr(state.lr)
         loss_0 = numbers.loss_retain if probe_on is None else loss_only(watched, total, "probe_on")
-        if state.step == 0:
-            check_repeats(watched, params, loss_0, total)
-            state.watched = loss_0
-        room = None if budget is None else state.watched + budget - loss_0
+        room = before_fit(state, watched, params, loss_0, budget, total)
     if memory:
-        state.mean, state.moving = grad_retain, places(given)
-        grad_retain = [g.clone() for g in grad_retain]
+        remember(state, grad_retain, given)
     d = direction(grad_retain, grad_forget, a, b)
     del grad_retain, grad_forget                  # d reuses grad_retain's memory
     if state.adam:
@@ -141,9 +126,8 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     if fit:
         state.lr, fits = autolr(watched, params, d, loss_0, state.lr, total=total, steps=lazy,
                                 max_fits=1 if state.step else FITS_AT_START, room=room)
-        numbers = numbers._replace(fits=len(fits), **dict(fits[-1]._asdict(), lr=None))
-        if budget is not None:
-            numbers = numbers._replace(watched=loss_0, room=room)
+        fitted = dict(fits[-1]._asdict(), fits=len(fits), watched=loss_0, room=room)
+        numbers = numbers._replace(**fitted)
     update(params, d, state.lr)
     state.step += 1
     return numbers._replace(lr=state.lr)
@@ -261,6 +245,15 @@ def direction(grad_retain, grad_forget, a, b):
     for g_R, g_F in zip(grad_retain, grad_forget):
         g_R.mul_(a).sub_(g_F, alpha=b)
     return grad_retain
+
+
+def running_mean(mean, grad, memory):
+    """What takes g_R's place (ours, for small batches): m <- memory m + (1 - memory) g_R, written
+    over grad. So a batch's noise is averaged out before it is divided by its norm. mean: that of
+    the steps before, None at first; both lists of tensors. memory: 0 (g_R itself) to below 1."""
+    for g, m in zip(grad, mean or ()):
+        g.lerp_(m, memory)
+    return grad
 
 
 def npo_objective(loss_rows, loss_rows_target, beta=0.1):
@@ -470,15 +463,12 @@ def places(given):
     return [i for i, p in enumerate(given) if p.requires_grad]
 
 
-def check_moving(state, given):
-    """ValueError if what state keeps of each parameter belongs to others. They are known by shape
-    and place: if you pass only those that move, another selection of the same shapes goes
-    unnoticed."""
-    kept, moving = state.m or state.mean, places(given)
-    if kept and (state.moving != moving or
-                 [x.shape for x in kept] != [given[i].shape for i in moving]):
-        raise ValueError("params: what state keeps (Adam's moments, the running mean) belongs to "
-                         "other parameters; start a new State after freezing or unfreezing one")
+def remember(state, mean, given):
+    """Keep a copy of the running mean: d is written over the mean itself."""
+    if state.mean is None:
+        state.mean, state.moving = [torch.empty_like(m) for m in mean], places(given)
+    for kept, m in zip(state.mean, mean):
+        kept.copy_(m)
 
 
 def moments(state, given):
@@ -506,22 +496,35 @@ def evaluate(part, name):
     return value
 
 
-def check_total(total):
-    """Without a sum over the processes their models would part."""
+def check_arguments(state, given, total, lazy, memory, budget, probe_on):
+    """ValueError for what `step` cannot use. What state keeps of each parameter is known by the
+    parameter's shape and place: if you pass only those that move, another selection of the same
+    shapes goes unnoticed."""
     n = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if n > 1 and total is None:
+    if n > 1 and total is None:              # without the sum the processes' models would part
         raise ValueError(f"total: None, but {n} processes run, and step must sum their gradients "
                          "(if each has a run of its own: total=lambda tensors: None)")
-
-
-def check_budget(memory, budget, lazy, probe_on):
     if not 0 <= memory < 1:
         raise ValueError(f"memory {memory:g}: must be from 0 to below 1")
-    if budget is not None and not budget >= 0:
-        raise ValueError(f"budget {budget:g}: nats, 0 or more")
-    if budget is not None and (not lazy or probe_on is None):
-        raise ValueError("budget: AutoLR keeps it, on the rows of probe_on: pass probe_on, retain "
-                         "rows that are the same at every step, and no lazy=0")
+    if budget is not None and (not budget >= 0 or not lazy or probe_on is None):
+        raise ValueError(f"budget {budget:g}: must be 0 or more; and AutoLR keeps it, on the rows "
+                         "of probe_on: pass retain rows, the same at every step, and no lazy=0")
+    kept, moving = state.m or state.mean, places(given)
+    if kept and (state.moving != moving or
+                 [x.shape for x in kept] != [given[i].shape for i in moving]):
+        raise ValueError("params: what state keeps (Adam's moments, the running mean) belongs to "
+                         "other parameters; start a new State after freezing or unfreezing one")
+
+
+def before_fit(state, watched, params, loss_0, budget, total):
+    """What is left of the budget, or None without one; the first loss is kept. ValueError if
+    AutoLR cannot start from state.lr, or if the watched loss, evaluated again, is no longer
+    loss_0."""
+    check_lr(state.lr)
+    if state.step == 0:
+        check_repeats(watched, params, loss_0, total)
+        state.watched = loss_0
+    return None if budget is None else state.watched + budget - loss_0
 
 
 def check_lr(lr):
