@@ -126,8 +126,11 @@ def check(config, given):
         f"--level: {config.method} can't use it: retain does not look at the forget rows, lossnorm "
         "divides by their loss, which the level loss brings to 0":
             config.level and config.method in NO_LEVEL,
-        "--budget: AutoLR keeps it, and makes no fit here: give --lazy 10 too":
-            config.budget and not config.lazy,
+        "--budget: AutoLR keeps it, and with --lazy 0 it makes no fit":
+            config.budget and not config.lazy and config.method == "ngdiff",
+        f"--budget: only with ngdiff, whose d has length 2 at most; {config.method}'s grows "
+        "between two fits, so the budget would not hold":
+            config.budget and config.method != "ngdiff",
         f"--documents: {config.data or 'the built-in data'} is no folder as MUSE publishes it":
             "documents" in given and not muse.is_folder(config.data)}
     if config.init:

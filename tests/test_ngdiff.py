@@ -676,6 +676,15 @@ def test_a_budget_is_used_up_after_as_many_steps_as_follow_a_fit(first, steps):
     assert all(0.25 <= b.lr / b.probed <= 4 for b in fits) and x.item() == 1
 
 
+def test_a_budgets_fit_looks_as_far_ahead_as_the_steps_that_follow_it_go():
+    """x^4 from 1: the parabola of three losses depends on how far apart they are."""
+    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    fit = ngdiff.fit_budget([lambda: (x ** 4).sum()], [x], [torch.ones_like(x)], 1.0, 0.05, 0.1, 10)
+    slope, curvature = ngdiff.parabola(1.5 ** 4, 1.0, 0.5 ** 4, 0.5)
+    assert (fit.probed, fit.slope, fit.curvature) == pytest.approx((0.05, slope, curvature))
+    assert fit.lr == pytest.approx(ngdiff.reach(slope, curvature, 0.1) / 10)
+
+
 @pytest.mark.parametrize("room, start, lr, status", [
     (-0.1, 1.0, 0.5, "no room"),       # the lowest place is 1 away: lr does not grow
     (-0.1, 0.3, 0.3, "no room"), (-0.1, 0.01, 0.125, "no room"),
