@@ -49,6 +49,7 @@ def own_copy(a, what):
 # --------------------------------------------------------------------------- the student's
 
 def show_list(found):
+    """Print a line for each assignment: points, minutes, and how far this copy is."""
     kept = state()
     print(" N  title" + " " * 40 + "points  by hand  minutes  state")
     for n, a in found.items():
@@ -153,6 +154,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser():
+    """The command line's parser: a subcommand for each thing that can be done."""
     main = Parser(prog="python -m assignments", usage=__doc__, allow_abbrev=False)
     commands = main.add_subparsers(dest="what", parser_class=Parser)
     for name, run in (("show", show), ("check", check), ("hint", hint), ("start", start),
@@ -173,6 +175,7 @@ def parser():
 
 
 def command(argv):
+    """Carry out one command line; ValueError on a mistake."""
     args, found = parser().parse_args(argv), assignments.load(ROOT)
     if not args.what:
         return show_list(found)
@@ -184,6 +187,7 @@ def command(argv):
 
 
 def main(argv=None):
+    """The command line `argv`; a mistake is one line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):             # a console that lacks a letter of a name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

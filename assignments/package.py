@@ -82,6 +82,7 @@ def release_body(score):
 
 
 def main(target, submission, result):
+    """In a package, on the target's machine: grade `submission`, write `result` in its form."""
     with open(os.path.join(ROOT, blank.STATE), encoding="utf-8") as f:
         a = assignments.load()[json.load(f)["assignment"]]
     with tempfile.TemporaryDirectory() as scratch:

@@ -79,6 +79,7 @@ def table(name, results):
 
 
 def act(ablation):
+    """Unlearn with each value; print and write the table."""
     name, out, runs = ablation
     shared.train_models(runs if name in OTHER_MODELS else runs[:1])
     results = shared.results("ablate", unlearn_one, runs)

@@ -33,6 +33,7 @@ def prompt(run, question):
 
 
 def act(asked):
+    """Print each model's answer to each question."""
     run, stages, questions, prompts = asked
     room = run.initial.config.block_size
     answers = {name: measuring.generate(model, run.tokenizer, prompts, room)

@@ -126,6 +126,7 @@ def draw(audits):
 
 
 def act(audited):
+    """Audit the run's models; print, write and draw what was found."""
     folder, run, stages = audited
     models = folders.models_in(run, stages)
     torch.manual_seed(run.config.seed + 1)

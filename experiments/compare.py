@@ -139,6 +139,7 @@ def table(some, found):
 
 
 def act(comparison):
+    """Run every variant on every seed; print, write and draw the comparison."""
     config, runs, names = comparison
     found, some, t0 = all_references(runs), variants(config, names), time.monotonic()
     run_all("compare", some, found, runs)

@@ -84,6 +84,7 @@ def plot(ax, log, styles, **settings):
 
 
 def norms(run):
+    """A Figure: the run with both norms, without the forget norm, without the retain norm."""
     target, fig = train.train_both(run)["target"].model, Figure((12, 5), layout="constrained")
     axes = fig.subplots(2, len(VARIANTS), sharex=True, sharey="row")
     for (name, weigh), above, below in zip(VARIANTS.items(), *axes):
@@ -152,6 +153,7 @@ PICTURES = {"norms": norms, "rows": rows, "swing": swing}
 
 
 def act(asked):
+    """Draw the picture that was asked for."""
     name, runs = asked
     shared.write(runs[0].config.out, PICTURES[name](*runs))
 

@@ -36,6 +36,7 @@ def best_rate(tried):
 
 
 def act(tuned):
+    """Search each method's best rate; print and write the table."""
     config, runs, names = tuned
     found, some = compare.all_references(runs), compare.variants(config, names)
     tried = [{} for _ in some]

@@ -112,6 +112,7 @@ def show(title, table):
 
 
 def act(run):
+    """Relearn from each model; print and write the table."""
     stages = shared.all_stages(run)
     models = {"retrained": stages["retrain"].model, "level": stages[run.config.method].model}
     out = {"what": what(run, models), "where": where(run, models["level"]),

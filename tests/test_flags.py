@@ -1,6 +1,7 @@
 """The command line: what a wrong word gets, what a command does when it ends, folder names; and
 the house itself: imports, sizes of functions, number of flags."""
 import ast
+import importlib
 import os
 import re
 import shlex
@@ -212,6 +213,21 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
     return names
+
+
+def test_whatever_a_file_takes_from_another_is_there():
+    """Also in scripts that no test runs as a whole."""
+    for path in MODULES.values():
+        own = {}
+        for node in tree(path):
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                parent = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+                own |= {a.asname or a.name: parent + a.name for a in node.names}
+        for node in tree(path):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) \
+                    and (name := own.get(node.value.id)) in MODULES:
+                there = hasattr(importlib.import_module(name), node.attr)
+                assert there, f"{path.name}: {name} has no {node.attr}"
 
 
 def test_imports_run_downward_only():

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import ngdiff
+import train
+from conftest import SMALL, rows
 from data import Example, collate
 from model import GPT, GPTConfig
 from theory import on_a_gpt, pareto_front, table, toy
@@ -54,6 +56,20 @@ def test_front_is_where_the_formula_says():
     theta = pareto_front.minimiser(q, c_star + 0.5 * (1 - c_star))
     g_R, g_F = q.gradients(theta)
     assert g_R @ g_F / np.linalg.norm(g_R) / np.linalg.norm(g_F) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_slices_of_a_run_are_train_pys_own_steps(plain, tmp_path, monkeypatch):
+    """At two moments of a small run, whose target is read from its cache."""
+    monkeypatch.setattr(on_a_gpt, "MOMENTS", (0, 10))
+    monkeypatch.setattr(train, "adamw", None)
+    slices = on_a_gpt.measured_run((*SMALL, "--cache", str(plain[0]), "--out", str(tmp_path)))
+    log = rows(plain[1] / "log.csv")
+    assert [s.step for s in slices] == [0, 10]
+    for s in slices:
+        logged = log[s.step]
+        assert s.at(0) == pytest.approx((float(logged["loss_retain"]), float(logged["loss_forget"])))
+        assert s.numbers.lr == float(logged["lr"])
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import ngdiff
 import train
+from harness import flags
 from theory import toy
 from theory.table import bound, compare, figure, legend_below, same
 
@@ -84,26 +85,26 @@ def along(losses, params, d, lrs):
 
 
 def take_slice(model, parts, config, step, numbers):
-    """The Slice at `model`, where a step with these Numbers starts. parts: both tasks' Parts."""
+    """The Slice at `model`, where a step with these Numbers starts. parts: both tasks' batches."""
     params = list(model.parameters())
-    retain, forget = (train.losses(model, some, config) for some in parts)
+    retain, forget = (train.loss_functions(model, some, config) for some in parts)
     d, lrs = toy.direction(retain, forget, params)[1], MULTIPLES * numbers.lr
     return Slice(step, numbers, backprop(retain, params, d), np.r_[-lrs[::-1], 0.0, lrs],
                  along(retain, params, d, lrs), along(forget, params, d, lrs))
 
 
 @functools.cache
-def measured_run():
-    """Algorithm 1 by ngdiff.step up to the last moment: the Slices."""
-    run = train.ready(["--tiny", "--out", "out/theory"])
-    path = train.model_path(run, "target", torch.get_num_threads())
-    target = train.trained(run, "target", path).model
-    model, state, found = copy.deepcopy(target), ngdiff.State(lr=run.config.lr), []
-    batches = train.task_batches(target, run.examples, run.config, 0)
+def measured_run(argv=("--tiny", "--out", "out/theory")):
+    """Algorithm 1 by ngdiff.step up to the last moment of train.py's command `argv`: the Slices."""
+    run = train.prepare(flags.parse(train.Config, argv, train.__doc__))
+    stage = train.training_stage(run, "target", torch.get_num_threads())
+    train.train(stage, run.learned["target"], run.config)
+    model, state, found = copy.deepcopy(stage.model), ngdiff.State(lr=run.config.lr), []
+    batches = train.task_batches(stage.model, run.examples, run.config, 0)
     for step, parts in zip(range(MOMENTS[-1] + 1), batches):
         before = copy.deepcopy(model) if step in MOMENTS else None
-        numbers = ngdiff.step(*(train.losses(model, some, run.config) for some in parts),
-                              model.parameters(), state, lazy=run.config.lazy)
+        losses = (train.loss_functions(model, some, run.config) for some in parts)
+        numbers = ngdiff.step(*losses, model.parameters(), state, lazy=run.config.lazy)
         if before:
             found.append(take_slice(before, parts, run.config, step, numbers))
     return found
