@@ -173,10 +173,11 @@ def of_100(scratch):
 
 
 def main(names):
-    found = []
-    for name in names or ("answers", "grader", "packages", "class"):
+    found, steps = [], {"answers": answers, "grader": grader, "packages": packages, "class": of_100}
+    if not set(names) <= set(steps):
+        sys.exit(__doc__)
+    for name in names or steps:
         with tempfile.TemporaryDirectory() as scratch:
-            steps = {"answers": answers, "grader": grader, "packages": packages, "class": of_100}
             for line in steps[name](Path(scratch)):
                 print("NOT AS IT MUST BE:", line, flush=True)
                 found.append(line)
