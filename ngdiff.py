@@ -507,8 +507,8 @@ def check_arguments(state, given, total, lazy, memory, budget, probe_on):
                          "(if each has a run of its own: total=lambda tensors: None)")
     if not 0 <= memory < 1:
         raise ValueError(f"memory {memory:g}: must be from 0 to below 1")
-    if budget is not None and (not budget >= 0 or not lazy or probe_on is None):
-        raise ValueError(f"budget {budget:g}: must be 0 or more; and AutoLR keeps it, on the rows "
+    if budget is not None and (not budget > 0 or not lazy or probe_on is None):
+        raise ValueError(f"budget {budget:g}: must be above 0; and AutoLR keeps it, on the rows "
                          "of probe_on: pass retain rows, the same at every step, and no lazy=0")
     kept, moving = state.m or state.mean, places(given)
     if kept and (state.moving != moving or
