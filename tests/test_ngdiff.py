@@ -718,7 +718,8 @@ def test_the_watched_loss_stays_near_its_budget_where_the_paper_s_rule_does_not(
 
 @pytest.mark.parametrize("given, words", [
     ({"memory": 1.0}, "^memory 1"), ({"memory": -0.1}, "^memory"), ({"budget": -1}, "^budget -1"),
-    ({"budget": math.nan}, "^budget nan"), ({"budget": 0}, "^budget 0"), ({"budget": 0.1}, "^budget .*probe_on"),
+    ({"budget": math.nan}, "^budget nan"), ({"budget": 0}, "^budget 0"),
+    ({"budget": 0.1}, "^budget .*probe_on"),
     ({"budget": 0.1, "lazy": 0}, "^budget .*lazy"),
     ({"budget": 0.1, "method": "ga"}, "^budget .*lazy")])
 def test_a_memory_or_budget_that_cannot_be_kept_is_refused(given, words):
