@@ -372,7 +372,7 @@ def fit_lr(losses, params, d, loss_0, lr, total=None):
 def fit_budget(losses, params, d, loss_0, lr, room, steps, total=None):
     """One fit with a budget (ours): the lr with which `steps` steps along d, as many as follow
     before the next fit, raise the watched loss by `room` nats. It holds for d of bounded length, as
-    ngdiff's is (gdiff's may grow tenfold between two fits). Arguments as of `fit_lr`.
+    ngdiff's is; gdiff's grows with the forget gradient. Arguments as of `fit_lr`.
 
         status          the first that holds                  next lr, within LR_RANGE
         not finite      slope or curvature infinite or NaN    lr/4

@@ -182,11 +182,10 @@ def unlearn(stage, target, examples, config):
     level = next((row["level"] for row in reversed(stage.log) if "level" in row), None)
     method, c = ("gdiff", 0.5) if config.method == "npo" else (config.method, config.c)
     batches = task_batches(target, examples, config, stage.step)
-    # What AutoLR looks at, in float32: the step's retain batch, or with a budget the same rows
-    # at every step, chosen by the seed.
+    # AutoLR looks at the step's retain batch, or with a budget at the same rows in every step.
     exact = replace(config, dtype="float32")
-    rows = next(data.shuffled(len(examples["retain"]), WATCHED, f"watched {config.seed}", 0))
-    watched = micro_batches([examples["retain"][i] for i in rows], config)
+    rows = next(data.shuffled(len(examples["retain"]), WATCHED, f"watched {config.seed}"))
+    watched = micro_batches([examples["retain"][i] for i in rows], config) if config.budget else []
     for step in range(stage.step, stage.steps):
         retain, forget = next(batches)
         at_level = config.level and step % LEVEL_EVERY == 0
@@ -198,7 +197,7 @@ def unlearn(stage, target, examples, config):
                 forget_functions(model, forget, config, level),
                 params, state, method=method, c=c, lazy=config.lazy, total=total,
                 memory=MEMORY if config.budget else 0, budget=config.budget or None,
-                probe_on=loss_functions(model, watched if config.budget else retain, exact)
+                probe_on=loss_functions(model, watched or retain, exact)
                 if config.budget or config.dtype != "float32" else None)
         except ngdiff.Stationary as e:
             stage.stopped = f"at step {step}: {e}"

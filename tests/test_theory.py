@@ -67,9 +67,8 @@ def test_the_slices_of_a_run_are_train_pys_own_steps(plain, tmp_path, monkeypatc
     log = rows(plain[1] / "log.csv")
     assert [s.step for s in slices] == [0, 10]
     for s in slices:
-        logged = log[s.step]
-        assert s.at(0) == pytest.approx((float(logged["loss_retain"]), float(logged["loss_forget"])))
-        assert s.numbers.lr == float(logged["lr"])
+        retain, forget, lr = (float(log[s.step][k]) for k in ("loss_retain", "loss_forget", "lr"))
+        assert s.at(0) == pytest.approx((retain, forget)) and s.numbers.lr == lr
 
 
 @pytest.fixture
