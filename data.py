@@ -294,7 +294,10 @@ def shuffled(n, size, seed, start=0):
         start = 0
 
 
-def by_length(examples, size):
-    """Batches of rows of similar length: lists of row numbers, every row once."""
+def by_length(examples, size, ways=1):
+    """Batches of at most `size` rows of similar length: lists of row numbers, every row once.
+    They come in groups of `ways`, for as many workers, and the batches of a group are alike."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
-    return [order[i:i + size] for i in range(0, len(order), size)]
+    n, groups = len(order), -(-len(order) // (size * ways))
+    cut = [order[i * n // groups:(i + 1) * n // groups] for i in range(groups)]
+    return [some[k::ways] for some in cut for k in range(min(ways, len(some)))]

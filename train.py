@@ -22,7 +22,7 @@ import data
 import model as gpt
 import ngdiff
 from data import SPLITS
-from harness import flags, measuring, names, processes, report, sources, weights
+from harness import flags, measuring, names, processes, report, sources, weights, workers
 from harness.flags import flag
 from harness.processes import total
 from harness.stages import Stage
@@ -93,13 +93,15 @@ class MicroBatch(NamedTuple):
 
 
 def micro_batches(examples, config, loss_target=None):
-    """A batch as MicroBatches of config.micro_batch rows. Each of n processes takes every n-th
-    row. Rows of similar length share a micro-batch: less padding, and less memory at once."""
+    """A batch as MicroBatches of at most config.micro_batch rows, or of equal size for each worker.
+    Each of n processes takes every n-th row. Rows of similar length share a micro-batch: less
+    padding, and less memory at once."""
     n_tokens, n_rows = sum(len(e.tokens) - e.n_prompt for e in examples), len(examples)
     rank, n = processes.rank_and_size()
     examples, found = examples[rank::n], []
     size = config.micro_batch or (72 if config.device == "cpu" else n_rows)
-    for indices in data.by_length(examples, size):
+    ways = 1 if config.micro_batch or config.device != "cpu" else workers.ways(len(examples))
+    for indices in data.by_length(examples, size, ways):
         rows = data.collate([examples[i] for i in indices]).to(config.device)
         own = None if loss_target is None else loss_target[rank::n][indices].to(config.device)
         found.append(MicroBatch(rows, n_tokens, n_rows, own))
@@ -131,15 +133,18 @@ def objective(model, batch, config, level):
 
 
 def loss_functions(model, batches, config):
-    """One task's loss as ngdiff.py takes it: a function for each micro-batch; they add up to L."""
-    return [partial(mean_loss, model, batch, config) for batch in batches]
+    """One task's loss as ngdiff.py takes it: a function for each micro-batch; they add up to L.
+    (With several workers one function, in which they share the micro-batches.)"""
+    losses = [partial(mean_loss, model, batch, config) for batch in batches]
+    return losses if config.micro_batch else workers.shared(losses, model)
 
 
 def forget_functions(model, batches, config, level):
     """The same of what is raised: L_F, or the objective of npo or of the level loss."""
     if config.method != "npo" and level is None:
         return loss_functions(model, batches, config)
-    return [partial(objective, model, batch, config, level) for batch in batches]
+    losses = [partial(objective, model, batch, config, level) for batch in batches]
+    return losses if config.micro_batch else workers.shared(losses, model)
 
 
 # --------------------------------------------------------------------------- training

@@ -1,25 +1,32 @@
 """Measuring a model: its losses and answers on every set of rows, and the column of the results
 table that they make. The measures themselves are in metrics.py."""
+from functools import partial
+
 import numpy as np
 import torch
 
 import metrics
 from data import by_length, collate, encode, encode_rows
+from harness import workers
 
 TOKENS_AT_ONCE = 2**13    # of rows as long as GPT-2's context, 256 would take gigabytes
 ENOUGH_ROWS = 8      # with fewer rows in a set, membership measures say nothing and are left out
 
 
-@torch.no_grad()
+def batch_losses(model, examples, indices):
+    """The token losses of the examples with these numbers, one after the other (M,)."""
+    batch = collate([examples[i] for i in indices]).to(next(model.parameters()).device)
+    return model.token_losses(batch).cpu().double().numpy()
+
+
 def token_losses(model, examples, batch_size=256):
     """Each example's token losses, a float64 array (n,) in nats, end-of-text last. batch_size rows
     are taken at once, or fewer if they have more than TOKENS_AT_ONCE."""
-    device = next(model.parameters()).device
-    out = [None] * len(examples)
+    out, n = [None] * len(examples), workers.count(model)
     fit = max(1, TOKENS_AT_ONCE // max((len(e.tokens) for e in examples), default=1))
-    for indices in by_length(examples, min(batch_size, fit)):
-        batch = collate([examples[i] for i in indices]).to(device)
-        losses = model.token_losses(batch).cpu().double().numpy()
+    batches = by_length(examples, min(batch_size, fit), min(n, workers.ways(len(examples))))
+    found = workers.side_by_side(partial(batch_losses, model, examples), batches, n)
+    for indices, losses in zip(batches, found):
         lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in indices]
         for i, row in zip(indices, np.split(losses, np.cumsum(lengths)[:-1])):
             out[i] = row
