@@ -11,7 +11,7 @@ import torch
 
 MOST = 8          # workers: Python runs only one of them at a time, between torch's operations
 LEAST = 8         # rows a worker: with fewer, this Python is most of the work
-LARGE = 2**23     # parameters: beyond, torch splits operations as well, and gradients take memory
+LARGE = 2**24     # parameters: beyond, torch splits operations as well, and gradients take memory
 
 
 def ways(n_rows):

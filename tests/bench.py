@@ -15,6 +15,10 @@ and is the median of that: what slows the machine for a second slows both sides.
                it costs what NGDiff costs
   NGDiff       ngdiff.step as train.py calls it at most steps: two passes, five numbers, d, update.
                The rows are collated before
+  1 worker     an NGDiff step with --micro_batch 72; then one in which workers share the rows, see
+               harness/workers.py. (Other rows of the CPU's table are with workers too.)
+  not shared   processor time of that step outside the workers. to: that of all threads. With this
+               ratio s, and as many cores as workers, n workers take s + (1 - s) / n of the time
   + AutoLR     the mean of nine such steps and one that also fits the learning rate
   peak memory  most bytes held during an NGDiff step with AutoLR. to: parameters + 2 gradients; the
                rest is activations. CPU: growth of a fresh process, 27 M parameters, 4 + 4 rows
@@ -24,6 +28,7 @@ import gc
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import harness       # first: it sets how torch's threads wait
@@ -31,6 +36,7 @@ import torch
 
 import ngdiff
 from data import Example
+from harness import workers
 from harness.processes import side_by_side
 from model import GPT, GPTConfig
 from train import Config, loss_functions, micro_batches
@@ -56,16 +62,16 @@ class Row(NamedTuple):
 
 # --------------------------------------------------------------------------- measuring
 
-def in_turn(tasks, n, device="cpu"):
+def in_turn(tasks, n, device="cpu", clock=time.perf_counter):
     """Seconds of each of `tasks` (name -> function), run in turn: name -> (n,) float64."""
     seconds = torch.zeros(WARM + n, len(tasks), dtype=torch.float64)
     for i in range(WARM + n):
         for j, f in enumerate(tasks.values()):
-            t0 = time.perf_counter()
+            t0 = clock()
             f()
             if device == "cuda":          # f has only queued its kernels
                 torch.cuda.synchronize()
-            seconds[i, j] = time.perf_counter() - t0
+            seconds[i, j] = clock() - t0
     return dict(zip(tasks, seconds[WARM:].T))
 
 
@@ -128,6 +134,19 @@ def speed(model, rows, config, side, n):
     for name in ("GDiff", "NGDiff", "NGDiff + AutoLR every 10th"):
         ratio = median(t[name] / t["two passes"])
         yield Row(name, median(t[name]) * 1e3, "ms", n, ratio, "two passes")
+
+
+def shared_rows(model, rows, config, n):
+    """One worker, all workers, and what they do not share."""
+    tasks, name = {}, f"NGDiff, {workers.count(model)} workers"
+    for key, c in (("one", replace(config, micro_batch=72)), (name, config)):
+        tasks[key] = partial(step, model, *(batch(model, k, c) for k in rows), c)
+    t = in_turn(tasks, n)
+    own, all_ = (median(in_turn({name: tasks[name]}, n, clock=clock)[name])
+                 for clock in (time.thread_time, time.process_time))
+    yield Row("NGDiff, 1 worker", median(t["one"]) * 1e3, "ms", n)
+    yield Row(name, median(t[name]) * 1e3, "ms", n, median(t[name] / t["one"]), "1 worker")
+    yield Row("not shared", own * 1e3, "ms", n, own / all_, "all threads")
 
 
 @torch.no_grad()
@@ -211,7 +230,7 @@ def main():
         config = Config(device="cpu")
         model = setup(TINY, config)
         show("train.py --tiny, CPU, float32", speed(model, ROWS, config, 1024, 41),
-             generation(model, ROWS[0], config, 10), memory_cpu(config))
+             shared_rows(model, ROWS, config, 41), generation(model, ROWS[0], config, 10), memory_cpu(config))
         return
     print(f"{torch.cuda.get_device_name()}, bfloat16")
     for case in GPU:

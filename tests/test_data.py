@@ -143,8 +143,11 @@ def test_an_epoch_is_a_permutation_and_a_later_start_sees_the_same_batches():
 
 def test_batches_by_length_hold_every_row_once_and_the_short_ones_first():
     lengths = [5, 9, 2, 7, 2, 8, 3]
-    batches = data.by_length([data.Example([0] * n, 1) for n in lengths], 3)
-    assert [[lengths[i] for i in some] for some in batches] == [[2, 2, 3], [5, 7, 8], [9]]
+    for ways, expected in ((1, [[2, 2], [3, 5], [7, 8, 9]]), (2, [[2, 3], [2], [5, 8], [7, 9]]),
+                           (8, [[2], [2], [3], [5], [7], [8], [9]])):
+        batches = data.by_length([data.Example([0] * n, 1) for n in lengths], 3, ways)
+        assert [[lengths[i] for i in some] for some in batches] == expected
+    assert data.by_length([], 3) == []
     assert sorted(sum(batches, [])) == list(range(7))
 
 
