@@ -72,7 +72,7 @@ class Config:
                       "retain rows (--level: a quarter), but no more than 400; 64 of MUSE's",
                       muse=64)
     micro_batch: int = flag(0, "rows in memory at once, same result; default: 72 on the CPU, "
-                            "where that is fastest, the whole batch on a GPU")
+                            "shared by threads (more than 4: 18 each), the whole batch on a GPU")
     # the run
     out: str = flag("", "run folder; default: out/ and a name made of the flags")
     cache: str = flag("out/cache", "folder of the stages' states")
@@ -93,14 +93,13 @@ class MicroBatch(NamedTuple):
 
 
 def micro_batches(examples, config, loss_target=None):
-    """A batch as MicroBatches of at most config.micro_batch rows, or of equal size for each worker.
-    Each of n processes takes every n-th row. Rows of similar length share a micro-batch: less
-    padding, and less memory at once."""
+    """A batch as MicroBatches of at most config.micro_batch rows. Each of n processes takes every
+    n-th row. Rows of similar length share a micro-batch: less padding, and less memory at once."""
     n_tokens, n_rows = sum(len(e.tokens) - e.n_prompt for e in examples), len(examples)
     rank, n = processes.rank_and_size()
     examples, found = examples[rank::n], []
-    size = config.micro_batch or (72 if config.device == "cpu" else n_rows)
     ways = 1 if config.micro_batch or config.device != "cpu" else workers.ways(len(examples))
+    size = config.micro_batch or (max(18, 72 // ways) if config.device == "cpu" else n_rows)
     for indices in data.by_length(examples, size, ways):
         rows = data.collate([examples[i] for i in indices]).to(config.device)
         own = None if loss_target is None else loss_target[rank::n][indices].to(config.device)
@@ -133,8 +132,8 @@ def objective(model, batch, config, level):
 
 
 def loss_functions(model, batches, config):
-    """One task's loss as ngdiff.py takes it: a function for each micro-batch; they add up to L.
-    (With several workers one function, in which they share the micro-batches.)"""
+    """One task's loss as ngdiff.py takes it: functions that add up to L, one for each micro-batch
+    (or one for all of them, which threads share)."""
     losses = [partial(mean_loss, model, batch, config) for batch in batches]
     return losses if config.micro_batch else workers.shared(losses, model)
 

@@ -22,9 +22,9 @@ def batch_losses(model, examples, indices):
 def token_losses(model, examples, batch_size=256):
     """Each example's token losses, a float64 array (n,) in nats, end-of-text last. batch_size rows
     are taken at once, or fewer if they have more than TOKENS_AT_ONCE."""
-    out, n = [None] * len(examples), workers.count(model)
+    out, n = [None] * len(examples), min(workers.count(model), workers.ways(len(examples)))
     fit = max(1, TOKENS_AT_ONCE // max((len(e.tokens) for e in examples), default=1))
-    batches = by_length(examples, min(batch_size, fit), min(n, workers.ways(len(examples))))
+    batches = by_length(examples, -(-min(batch_size, fit) // n), n)
     found = workers.side_by_side(partial(batch_losses, model, examples), batches, n)
     for indices, losses in zip(batches, found):
         lengths = [len(examples[i].tokens) - examples[i].n_prompt for i in indices]

@@ -230,7 +230,8 @@ def main():
         config = Config(device="cpu")
         model = setup(TINY, config)
         show("train.py --tiny, CPU, float32", speed(model, ROWS, config, 1024, 41),
-             shared_rows(model, ROWS, config, 41), generation(model, ROWS[0], config, 10), memory_cpu(config))
+             shared_rows(model, ROWS, config, 41), generation(model, ROWS[0], config, 10),
+             memory_cpu(config))
         return
     print(f"{torch.cuda.get_device_name()}, bfloat16")
     for case in GPU:
