@@ -11,7 +11,6 @@ import copy
 import os
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import harness       # first: it sets how torch's threads wait
@@ -134,16 +133,14 @@ def objective(model, batch, config, level):
 def loss_functions(model, batches, config):
     """One task's loss as ngdiff.py takes it: functions that add up to L, one for each micro-batch
     (or one for all of them, which threads share)."""
-    losses = [partial(mean_loss, model, batch, config) for batch in batches]
-    return losses if config.micro_batch else workers.shared(losses, model)
+    return workers.shared(mean_loss, model, batches, config, one=config.micro_batch > 0)
 
 
 def forget_functions(model, batches, config, level):
     """The same of what is raised: L_F, or the objective of npo or of the level loss."""
     if config.method != "npo" and level is None:
         return loss_functions(model, batches, config)
-    losses = [partial(objective, model, batch, config, level) for batch in batches]
-    return losses if config.micro_batch else workers.shared(losses, model)
+    return workers.shared(objective, model, batches, config, level, one=config.micro_batch > 0)
 
 
 # --------------------------------------------------------------------------- training

@@ -21,7 +21,7 @@ def ways(n_rows):
 
 def count(model):
     """How many workers evaluate a model's losses: one on a GPU or for a LARGE model, otherwise
-    as many as torch has threads, and MOST at most. Each has up to two gradients in memory."""
+    as many as torch has threads, and MOST at most. Each holds a gradient in memory."""
     params = list(model.parameters())
     many = params[0].device.type == "cpu" and sum(p.numel() for p in params) <= LARGE
     return min(torch.get_num_threads(), MOST) if many else 1
@@ -54,63 +54,73 @@ def side_by_side(function, jobs, n):
 
 # --------------------------------------------------------------------------- a loss
 
-def shared(losses, model):
-    """A list of functions with the same sum as `losses`: one function, which n workers evaluate
-    together, or with one worker the losses themselves.
+def shared(loss, model, batches, *rest, one=False):
+    """Functions, as ngdiff.py takes them, that add up to loss(model, batch, *rest) over all
+    batches: one function that all workers evaluate together; or, with one worker (asked for or all
+    there are, see `count`), a function for each batch.
 
-    losses: functions as ngdiff.py takes them; worker k takes every n-th of them, from the k-th on.
-    model: all its parameters that require a gradient get one from backward(). The shares are added
-    in a fixed order: the same number of workers gives the same bits.
+    Worker k takes every n-th batch, from the k-th on. The shares are added in a fixed order: the
+    same number of workers gives the same bits.
     """
-    n = count(model)
-    shares = [losses[k::n] for k in range(min(n, len(losses)))]
-    params = [p for p in model.parameters() if p.requires_grad]
-    return [partial(evaluate, shares, params)] if len(shares) > 1 else losses
+    n = 1 if one else min(count(model), len(batches))
+    if n <= 1:
+        return [partial(loss, model, batch, *rest) for batch in batches]
+    return [partial(evaluate, loss, model, [batches[k::n] for k in range(n)], rest)]
 
 
-def evaluate(shares, params):
-    """The loss (0-dim tensor) whose shares are lists of functions."""
+def evaluate(loss, model, shares, rest):
+    """The loss (0-dim tensor) of all shares, which are lists of batches."""
     if torch.is_grad_enabled():
-        return Sum.apply(shares, *params)
-    return sum(side_by_side(value, shares, len(shares)))
+        return Sum.apply(loss, model, shares, rest, *model.parameters())
+    return sum(side_by_side(partial(value, loss, model, rest), shares, len(shares)))
 
 
 @torch.no_grad()
-def value(share):
-    """The sum of some losses, by forward passes only."""
-    return sum(loss() for loss in share)
+def value(loss, model, rest, share):
+    """The loss of one share, by forward passes only."""
+    return sum(loss(model, batch, *rest) for batch in share)
 
 
 @torch.enable_grad()
-def value_and_grad(params, share):
-    """The sum of some losses, and its gradient: a list of tensors shaped as params."""
-    total, grad = 0.0, [torch.zeros_like(p) for p in params]
-    for loss in share:
-        part = loss()
-        # Not by backward(): all workers would add into the same p.grad, in any order.
-        for g, new in zip(grad, torch.autograd.grad(part, params, allow_unused=True)):
-            if new is not None:
-                g += new
+def value_and_grad(loss, model, rest, share):
+    """The loss of one share, and its gradient: a tensor, or None, for each parameter."""
+    # backward() adds into p.grad, so each worker needs a p of its own. (autograd.grad would need
+    # none, but it does not see parameters in a reentrant checkpoint.)
+    own = {p: torch.nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters()}
+    model, total = twin(model, own), 0.0
+    for batch in share:
+        part = loss(model, batch, *rest)
+        part.backward()
         total = total + part.detach()
-    return total, grad
+    return total, [p.grad for p in own.values()]
+
+
+def twin(module, own):
+    """A module like this one, with own[p] in place of each parameter p; all else is the same."""
+    new = object.__new__(type(module))
+    vars(new).update(
+        vars(module), _parameters={k: own.get(p) for k, p in module._parameters.items()},
+        _modules={k: child and twin(child, own) for k, child in module._modules.items()})
+    return new
 
 
 class Sum(torch.autograd.Function):
     """The sum of all shares, for a graph: each worker computes its gradient at once, together with
-    the value, and backward() only hands over the sum."""
+    the value, and backward() only hands over their sum."""
 
     @staticmethod
-    def forward(ctx, shares, *params):
-        (loss, ctx.grad), *others = side_by_side(partial(value_and_grad, params), shares,
-                                                 len(shares))
-        for value, grad in others:
-            loss = loss + value
-            for g, new in zip(ctx.grad, grad):
-                g += new
-        return loss
+    def forward(ctx, loss, model, shares, rest, *params):
+        found = side_by_side(partial(value_and_grad, loss, model, rest), shares, len(shares))
+        total, ctx.grad = found[0]
+        for part, grad in found[1:]:
+            total = total + part
+            for i, new in enumerate(grad):
+                if new is not None:
+                    ctx.grad[i] = new if ctx.grad[i] is None else ctx.grad[i].add_(new)
+        return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, factor):
         grad, ctx.grad = ctx.grad, None
-        return None, *(g.mul_(factor) for g in grad)
+        return None, None, None, None, *(g if g is None else g.mul_(factor) for g in grad)

@@ -2,10 +2,10 @@
 import threading
 import time
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 import data
 import ngdiff
@@ -84,17 +84,17 @@ def test_shares_are_equal_and_hold_every_row_once(threads):
     assert len(train.micro_batches(rows[:20], CPU)) == 2, "not fewer than 8 rows a worker"
 
 
-def test_one_worker_has_the_losses_as_they_are(threads):
+def test_with_one_worker_each_micro_batch_is_a_loss_as_it_is(threads):
     """With one thread, on a GPU ("meta" stands for it), for a large model, with --micro_batch."""
     threads(2)
     model, rows = setup()
     assert len(losses_of(model, rows)) == 1
     assert len(losses_of(model, rows, replace(CPU, micro_batch=10))) == 3
-    losses = [lambda: torch.ones(())] * 3
-    assert workers.shared(losses, torch.nn.Linear(4096, 4096)) is losses
-    assert workers.shared(losses, torch.nn.Linear(3, 3, device="meta")) is losses
-    threads(1)
-    assert workers.shared(losses, model) is losses
+    for n, layer in ((2, torch.nn.Linear(4096, 4096)), (1, torch.nn.Linear(3, 3)),
+                     (2, torch.nn.Linear(3, 3, device="meta"))):
+        threads(n)
+        losses = workers.shared(lambda *args: args, layer, [0, 1, 2], "rest")
+        assert [loss() for loss in losses] == [(layer, i, "rest") for i in range(3)]
 
 
 def test_every_worker_has_a_share_of_the_threads_and_the_caller_keeps_its_own(threads):
@@ -111,53 +111,60 @@ def test_an_error_in_a_worker_comes_out_and_no_thread_is_left_at_work(threads):
     threads(2)
     model, ended = torch.nn.ParameterList([torch.ones(3)]), []
 
-    def good():
-        time.sleep(0.05)                          # the other one has failed
-        ended.append("good")
+    def loss(model, batch):
+        if batch == "bad":
+            raise FloatingPointError("loss inf")
+        time.sleep(0.05)                          # meanwhile the other one has failed
+        ended.append(batch)
         return (model[0] ** 2).sum()
-
-    def bad():
-        raise FloatingPointError("loss inf")
     for mode in (torch.enable_grad, torch.no_grad):
-        for losses in ([bad, good], [good, bad]):
+        for batches in (["bad", "good"], ["good", "bad"]):
             with mode(), pytest.raises(FloatingPointError, match="loss inf"):
-                workers.shared(losses, model)[0]()
+                workers.shared(loss, model, batches)[0]()
     assert ended == 4 * ["good"]
-    loss, (grad,) = ngdiff.loss_and_grad(workers.shared([good, good], model), [model[0]])
-    assert float(loss) == 6 and grad.tolist() == [4, 4, 4]
+    value, (grad,) = ngdiff.loss_and_grad(workers.shared(loss, model, "ab"), [model[0]])
+    assert float(value) == 6 and grad.tolist() == [4, 4, 4]
 
 
 def test_a_probe_restores_the_parameters_and_makes_no_graph(threads):
     threads(2)
-    model, rows = setup()
-    params, modes = list(model.parameters()), []
+    (model, rows), modes = setup(), []
+    params, batches = list(model.parameters()), train.micro_batches(rows, CPU)
 
-    def watched(loss):
+    def loss(*args):
         modes.append(torch.is_grad_enabled())
-        return loss()
-    one = losses_of(model, rows, replace(CPU, micro_batch=12))
-    two = workers.shared([partial(watched, loss) for loss in one], model)
+        return train.mean_loss(*args)
+    one, two = (workers.shared(loss, model, batches, CPU, one=x) for x in (True, False))
     before, d = [p.detach().clone() for p in params], [torch.ones_like(p) for p in params]
     assert ngdiff.probe(two, params, d, 0.01) == pytest.approx(
         ngdiff.probe(one, params, d, 0.01), rel=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(params, before))
     with torch.no_grad():
         assert not two[0]().requires_grad
-    assert modes == 6 * [False]
-    assert two[0]().requires_grad and modes[6:] == 2 * [True]
+    assert modes == 10 * [False] and len(two) == 1
+    assert two[0]().requires_grad and modes[10:] == 2 * [True]
 
 
-def test_parameters_that_share_a_gradient_and_those_out_of_reach(threads):
-    """Autograd hands out one tensor for a and b, and an expanded one for c; frozen stays frozen."""
+def test_parameters_of_every_kind_get_the_gradient_of_all_shares(threads):
+    """Autograd hands out one tensor for a and b, and an expanded one for c; e is seen only through
+    a reentrant checkpoint; one is out of reach, and one frozen. No worker leaves a trace."""
     threads(2)
-    model = torch.nn.ParameterDict({k: torch.ones(2) for k in ("a", "b", "c", "unused", "frozen")})
+    names = "a", "b", "c", "e", "out", "frozen"
+    model = torch.nn.ParameterDict({name: torch.ones(2) for name in names})
     model["frozen"].requires_grad_(False)
-    part = lambda: (model["a"] + model["b"] + model["frozen"]).prod() + model["c"].sum()
-    loss = 2 * workers.shared([part] * 3, model)[0]()
-    loss.backward()
-    assert loss.item() == 66
+
+    def loss(model, factor):
+        seen = checkpoint(lambda x: x * model["e"], torch.ones(2, requires_grad=True),
+                          use_reentrant=True)
+        return factor * ((model["a"] + model["b"] + model["frozen"]).prod() + model["c"].sum()
+                         + seen.sum())
+    total = 2 * workers.shared(loss, model, [1, 2, 3])[0]()
+    assert all(p.grad is None for p in model.values())
+    total.backward()
+    assert total.item() == 2 * 6 * 13
     grad = {k: p.grad if p.grad is None else p.grad.tolist() for k, p in model.items()}
-    assert grad == {"a": [18, 18], "b": [18, 18], "c": [6, 6], "unused": [0, 0], "frozen": None}
+    assert grad == {"a": [36, 36], "b": [36, 36], "c": [12, 12], "e": [12, 12], "out": None,
+                    "frozen": None}
 
 
 def test_measured_losses_do_not_depend_on_the_number_of_workers(threads):
