@@ -17,6 +17,7 @@ and kept there.  Expected output: each row ok.
 """
 import copy
 import functools
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -86,7 +87,8 @@ def along(losses, params, d, lrs):
 
 def take_slice(model, parts, config, step, numbers):
     """The Slice at `model`, where a step with these Numbers starts. parts: both tasks' batches."""
-    params = list(model.parameters())
+    # One worker, as with --micro_batch: a loss that several evaluate has no second derivative.
+    params, config = list(model.parameters()), replace(config, micro_batch=72)
     retain, forget = (train.loss_functions(model, some, config) for some in parts)
     d, lrs = toy.direction(retain, forget, params)[1], MULTIPLES * numbers.lr
     return Slice(step, numbers, backprop(retain, params, d), np.r_[-lrs[::-1], 0.0, lrs],
