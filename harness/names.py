@@ -41,7 +41,7 @@ def ingredients(starts, config, data, **others):
     settings that this code reads are taken. data, others: what else goes in, as JSON or bytes.
     """
     code, read = reach(tuple((module_of(x), x.__name__) for x in starts))
-    settings = {k: getattr(config, k) for k in sorted(read) if hasattr(config, k)}
+    settings = {k: value for k, value in sorted(vars(config).items()) if k in read}
     return {"settings": settings, "code": code, "data": digest(data), "torch": torch.__version__,
             "processes": rank_and_size()[1], **others}
 
