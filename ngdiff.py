@@ -87,7 +87,7 @@ class Numbers(NamedTuple):
 
 
 def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, probe_on=None,
-         total=None, memory=0.0, budget=None, decay=1.0):
+         total=None, memory=0.0, budget=None, scale=1.0):
     """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
     retain, forget: the losses, as the top of this file says; each must be deterministic. Enter
@@ -98,7 +98,7 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     passes run in bfloat16, which is too coarse for a fit). total: for several processes, each with
     its share of every loss: total(tensors) must sum each tensor of the list over them, in place.
     memory: see `running_mean`. budget: nats that probe_on's loss may rise, see `fit_budget`.
-    decay: this step takes so large a share of the learning rate, which state keeps whole.
+    scale: this step takes so large a share of the learning rate, which state keeps whole.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
     gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
@@ -129,9 +129,9 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
                                 max_fits=1 if state.step else FITS_AT_START, room=room)
         fitted = dict(fits[-1]._asdict(), fits=len(fits), watched=loss_0, room=room)
         numbers = numbers._replace(**fitted)
-    update(params, d, state.lr * decay)
+    update(params, d, state.lr * scale)
     state.step += 1
-    return numbers._replace(lr=state.lr * decay)
+    return numbers._replace(lr=state.lr * scale)
 
 
 # --------------------------------------------------------------------------- two gradients

@@ -29,7 +29,9 @@ from harness.stages import Stage
 
 METHODS = *ngdiff.METHODS, "npo"
 LEVEL_EVERY = 10     # steps between two measurements of the levels
-FALL = 0.3           # with --level: the last part of a run, in which the learning rate falls to 0
+# With --level: steps shorten where the forget rows are nearer to their levels than this, root mean
+# square, in log l. NGDiff's d does not shrink with the gradients: it would circle the levels.
+NEAR = 1 / 3
 # With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
 # are watched.
 MEMORY, WATCHED = 0.9, 32
@@ -193,14 +195,14 @@ def unlearn(stage, target, examples, config):
         if measured:
             reference[:] = torch.tensor(measured["levels"])
         retain, forget = next(batches)
-        left = (stage.ends - step) / (FALL * stage.ends) if stage.ends else 1
+        off = (-2 * stage.log[-1]["loss_forget"])**0.5 if config.level and stage.log else NEAR
         try:
             numbers = ngdiff.step(
                 loss_functions(model, retain, config), forget_functions(model, forget, config),
                 params, state, method=method, c=c, lazy=config.lazy, total=total,
                 memory=MEMORY if config.budget else 0, budget=config.budget or None,
                 probe_on=loss_functions(model, watched or retain, exact)
-                if config.budget or config.dtype != "float32" else None, decay=min(1, left))
+                if config.budget or config.dtype != "float32" else None, scale=min(1, off / NEAR))
         except ngdiff.Stationary as e:
             stage.stopped = f"at step {step}: {e}"
             stage.save(step, vars(state))
@@ -293,14 +295,12 @@ def train_both(run):
 
 
 def unlearning_stage(run, target):
-    """The Stage that unlearns, from the target's, before it begins. With --level the number of
-    steps is part of its name. Without it, step t does not depend on it. (If you change that, read
-    it as config.steps, or as stage.ends.)"""
+    """The Stage that unlearns, from the target's, before it begins. The number of steps is no part
+    of its name: step t does not depend on it. (If you change that, read it as config.steps.)"""
     config, model = run.config, copy.deepcopy(target.model)
-    ends = config.steps if config.level else 0
     made_of = names.ingredients((unlearn, gpt.GPT, Stage), config, run.examples, target=target.name,
-                                threads=torch.get_num_threads(), ends=ends)
-    return Stage(config.method, config.steps, model, config.cache, made_of, ends)
+                                threads=torch.get_num_threads())
+    return Stage(config.method, config.steps, model, config.cache, made_of)
 
 
 def unlearned(run, target):

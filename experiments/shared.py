@@ -49,8 +49,7 @@ def all_stages(run):
 def unlearning(run, target, every):
     """Unlearn a copy of the model `target`, in memory. Yields its Stage before the first step,
     after every `every` steps and at the end. Raises FloatingPointError as train.unlearn."""
-    ends = run.config.steps if run.config.level else 0
-    stage = Stage(run.config.method, 0, copy.deepcopy(target), ends=ends)
+    stage = Stage(run.config.method, 0, copy.deepcopy(target))
     yield stage
     while stage.step < run.config.steps and not stage.stopped:
         stage.steps = min(stage.step + every, run.config.steps)

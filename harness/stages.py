@@ -34,7 +34,6 @@ class Stage:
     model: torch.nn.Module
     folder: str = ""           # where its files lie; "": it is kept in memory only
     made_of: dict = None       # all that it depends on, see `names.ingredients`
-    ends: int = 0              # the step at which its learning rate has fallen to 0; 0: it does not
     step: int = 0              # steps taken
     optimizer: object = None   # the optimizer's own state; None before the first step
     log: list = field(default_factory=list)     # a dict a step

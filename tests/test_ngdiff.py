@@ -283,9 +283,9 @@ def test_the_level_loss_pulls_every_row_to_its_own_level():
     assert slope[:2].tolist() == [0, 0] and slope[2] < 0
 
 
-def test_decay_shortens_this_step_and_leaves_the_learning_rate():
+def test_scale_shortens_this_step_and_leaves_the_learning_rate():
     state, p = ngdiff.State(lr=0.5), torch.tensor([2.0, 0.0], requires_grad=True)
-    numbers = ngdiff.step(lambda: p[0]**2, lambda: (p[1] - 1)**2, [p], state, lazy=0, decay=0.1)
+    numbers = ngdiff.step(lambda: p[0]**2, lambda: (p[1] - 1)**2, [p], state, lazy=0, scale=0.1)
     assert p.tolist() == pytest.approx([2 - 0.05, -0.05])
     assert state.lr == 0.5 and numbers.lr == pytest.approx(0.05)
 

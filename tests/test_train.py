@@ -35,8 +35,7 @@ def target(plain):
 def unlearn(target, run, start=None, **settings):
     """The Stage of an unlearning that is kept in memory."""
     config = replace(run.config, **settings)
-    stage = train.Stage(config.method, config.steps, copy.deepcopy(start or target),
-                        ends=config.steps if config.level else 0)
+    stage = train.Stage(config.method, config.steps, copy.deepcopy(start or target))
     train.unlearn(stage, target, run.examples, config)
     return stage
 
@@ -188,15 +187,17 @@ def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(plain)
         assert abs(off(after)) < 0.8 * abs(off(start))
 
 
-def test_with_the_level_the_learning_rate_falls_to_0_at_the_end(plain, target):
-    run = ready(plain[0], "--level", "--steps", "20", "--lazy", "0", "--lr", "1e-3")
-    assert [row["lr"] for row in unlearn(target, run).log] == pytest.approx(
-        [1e-3] * 14 + [1e-3 * k / 6 for k in (6, 5, 4, 3, 2, 1)])
-    assert len({row["lr"] for row in unlearn(target, run, level=False).log}) == 1
-    names = {(level, steps): train.unlearning_stage(run._replace(config=replace(
-        run.config, level=level, steps=steps)), train.Stage("target", 0, target, made_of={})).name
-        for level in (False, True) for steps in (20, 30)}
-    assert names[False, 20] == names[False, 30] and names[True, 20] != names[True, 30]
+def test_with_the_level_steps_shorten_as_the_rows_come_near(plain, target, monkeypatch):
+    """The learning rate goes with the rows' distance, root mean square, at the step before."""
+    run = ready(plain[0], "--level", "--steps", "9", "--lazy", "0", "--lr", "1e-3")
+    monkeypatch.setattr(train, "NEAR", 1e-4)
+    assert {row["lr"] for row in unlearn(target, run).log} == {1e-3}, "still far from the levels"
+    monkeypatch.setattr(train, "NEAR", 20)
+    log = unlearn(target, run).log
+    distances = [(-2 * row["loss_forget"])**0.5 for row in log]
+    assert [row["lr"] for row in log] == pytest.approx(
+        [1e-3] + [1e-3 * off / 20 for off in distances[:-1]])
+    assert {row["lr"] for row in unlearn(target, run, level=False).log} == {1e-3}
 
 
 # ---- other data

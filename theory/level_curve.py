@@ -51,7 +51,7 @@ def claims():
         compare("NGDiff ends at theta(mu), mu = |g_R| / |g_F|",
                 on_curve(p, last.norm_retain / last.norm_forget), theta, 1e-4),
         compare("   ... what is left of the first Lagrange condition", 0, residual(p, theta), 1e-5),
-        bound("   ... fails to reach the goal: farthest row's distance from its level, in log l", ">", 0.1,
+        bound("   ... fails to reach the goal: farthest row in log l", ">", 0.1,
               np.abs(np.log(p.row_losses(theta) / B)).max()),
         bound("   ... from near the goal and near theta(0.01), small lr: ends apart by", ">", 0.1,
               np.linalg.norm(near[0] - near[1]))]
