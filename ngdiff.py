@@ -97,8 +97,7 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     probe_on: another retain loss for AutoLR (a second batch; or the same one in float32 if the
     passes run in bfloat16, which is too coarse for a fit). total: for several processes, each with
     its share of every loss: total(tensors) must sum each tensor of the list over them, in place.
-    memory: see `running_mean`. budget: nats that probe_on's loss may rise, see `fit_budget`.
-    scale: this step takes so large a share of the learning rate, which state keeps whole.
+    memory: see `running_mean`. budget: in nats, see `fit_budget`. scale: this step's share of lr.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
     gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,

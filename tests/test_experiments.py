@@ -140,7 +140,7 @@ def test_a_ruined_run_is_given_up_and_numbers_that_run_away_are_said(run, traine
 
 def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
         finished, tmp_path, monkeypatch):
-    """Each run with the batch that train.py takes: half of 27 rows, with the level a quarter."""
+    """Each run with the batch that train.py takes: half of 27 rows, with the level 32 rows."""
     monkeypatch.setattr(tradeoff, "end", lambda run, model, retrain: {
         "retain_rouge": 1, "forget_rouge": 0 if model is retrain else run.config.lr})
     rouge = iter(range(99, 0, -1))
@@ -151,7 +151,7 @@ def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
     seen, results = [], shared.results
     monkeypatch.setattr(shared, "results", lambda *job: seen.extend(job[2]) or results(*job))
     compare.main(argv)
-    assert {(r.config.level, r.config.batch) for r in seen} == {(False, 14), (True, 7)}
+    assert {(r.config.level, r.config.batch) for r in seen} == {(False, 14), (True, 32)}
     done = saved(tmp_path / "compare.json")
     distances = [v["distances"] for v in done["variants"]]
     assert len(distances) == 4 and distances == sorted(distances) != distances[::-1]
@@ -161,7 +161,8 @@ def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
 
 
 def test_every_method_is_compared_with_sgd_and_adam_plain_and_where_it_can_with_the_level(run):
-    some = compare.variants(run.config, list(compare.METHODS))
+    configs = {level: replace(run.config, level=level) for level in (False, True)}
+    some = compare.variants(configs, list(compare.METHODS))
     kinds = {(v.name, v.config.optimizer, v.config.level): v.config for v in some}
     assert len(kinds) == len(some) == 2 * len(compare.METHODS) + 2 * (len(compare.METHODS) - 3)
     assert {v.config.method for v in some} == set(train.METHODS)
