@@ -70,10 +70,10 @@ class Config:
                      "ngdiff, else 0")
     budget: float = flag(0.0, "ours, for small batches: AutoLR lets the loss of 32 watched retain "
                          "rows rise by so many nats, and steps use a mean of past retain gradients")
-    steps: int = flag(80, "unlearning steps", level=160)
+    steps: int = flag(80, "unlearning steps", level=120)
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
-                      "retain rows, but no more than 400; 32 with --level; 64 of MUSE's",
-                      muse=64, level=32)
+                      "retain rows (--level: a sixth), but no more than 400; 64 of MUSE's",
+                      muse=64)
     micro_batch: int = flag(0, "rows in memory at once, same result; default: 72 on the CPU, "
                             "where that is fastest, the whole batch on a GPU")
     # the run
@@ -252,9 +252,9 @@ def prepare(config):
     # No batch has the questions on forgotten texts: does forgetting a text remove its facts too?
     examples = {"retain": encoded["retain"] + encoded.get("retain_questions", []),
                 "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
-    # With fewer rows the gradient at a memorised minimum is mostly noise. (With --level steps
-    # shorten in time, and more steps of fewer rows come nearer to the levels in the same time.)
-    share = -(-len(examples["retain"]) // 2)
+    # With fewer rows the gradient at a memorised minimum is mostly noise. With --level steps
+    # shorten in time, so fewer rows do, and more steps come nearer to the levels.
+    share = -(-len(examples["retain"]) // (6 if config.level else 2))
     config = replace(config, batch=config.batch or min(400, share))
     flags.check_sets(config, examples)
     learned = {title: [e for name in encoded if not name.startswith(without)

@@ -140,7 +140,7 @@ def test_a_ruined_run_is_given_up_and_numbers_that_run_away_are_said(run, traine
 
 def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
         finished, tmp_path, monkeypatch):
-    """Each run with the batch that train.py takes: half of 27 rows, with the level 32 rows."""
+    """Each run with the batch that train.py takes: half of 27 rows, with the level a sixth."""
     monkeypatch.setattr(tradeoff, "end", lambda run, model, retrain: {
         "retain_rouge": 1, "forget_rouge": 0 if model is retrain else run.config.lr})
     rouge = iter(range(99, 0, -1))
@@ -151,7 +151,7 @@ def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
     seen, results = [], shared.results
     monkeypatch.setattr(shared, "results", lambda *job: seen.extend(job[2]) or results(*job))
     compare.main(argv)
-    assert {(r.config.level, r.config.batch) for r in seen} == {(False, 14), (True, 32)}
+    assert {(r.config.level, r.config.batch) for r in seen} == {(False, 14), (True, 5)}
     done = saved(tmp_path / "compare.json")
     distances = [v["distances"] for v in done["variants"]]
     assert len(distances) == 4 and distances == sorted(distances) != distances[::-1]
