@@ -187,6 +187,18 @@ def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(plain)
         assert abs(off(after)) < 0.8 * abs(off(start))
 
 
+def test_a_run_with_the_level_that_is_interrupted_between_two_measurements_ends_as_if_not(
+        plain, target):
+    run, stages = ready(plain[0], "--level", "--lr", "1e-3"), []
+    for ends in ((12,), (7, 12)):
+        stage = train.Stage("ngdiff", 0, copy.deepcopy(target))
+        for stage.steps in ends:
+            train.unlearn(stage, target, run.examples, run.config)
+        stages.append(stage)
+    assert all(map(torch.equal, *(stage.model.parameters() for stage in stages)))
+    assert stages[0].log == stages[1].log
+
+
 def test_with_the_level_steps_shorten_as_the_rows_come_near(plain, target, monkeypatch):
     """The learning rate goes with the rows' distance, root mean square, at the step before."""
     run = ready(plain[0], "--level", "--steps", "9", "--lazy", "0", "--lr", "1e-3")
