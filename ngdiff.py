@@ -87,7 +87,7 @@ class Numbers(NamedTuple):
 
 
 def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, probe_on=None,
-         total=None, memory=0.0, budget=None):
+         total=None, memory=0.0, budget=None, scale=1.0):
     """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
     retain, forget: the losses, as the top of this file says; each must be deterministic. Enter
@@ -97,7 +97,7 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     probe_on: another retain loss for AutoLR (a second batch; or the same one in float32 if the
     passes run in bfloat16, which is too coarse for a fit). total: for several processes, each with
     its share of every loss: total(tensors) must sum each tensor of the list over them, in place.
-    memory: see `running_mean`. budget: nats that probe_on's loss may rise, see `fit_budget`.
+    memory: see `running_mean`. budget: in nats, see `fit_budget`. scale: this step's share of lr.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
     gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
@@ -128,9 +128,9 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
                                 max_fits=1 if state.step else FITS_AT_START, room=room)
         fitted = dict(fits[-1]._asdict(), fits=len(fits), watched=loss_0, room=room)
         numbers = numbers._replace(**fitted)
-    update(params, d, state.lr)
+    update(params, d, state.lr * scale)
     state.step += 1
-    return numbers._replace(lr=state.lr)
+    return numbers._replace(lr=state.lr * scale)
 
 
 # --------------------------------------------------------------------------- two gradients
@@ -266,15 +266,19 @@ def npo_objective(loss_rows, loss_rows_target, beta=0.1):
     return 2 / beta * torch.nn.functional.logsigmoid(beta * (loss_rows - loss_rows_target))
 
 
-def level_objective(loss_rows, n_tokens, level):
+def level_objective(loss_rows, n_tokens, levels):
     """What the level loss raises in L_F's place (ours, not in the paper).
 
-    loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; level: the mean
-    loss of rows that were never seen, nats per token. Returns (B,): the batch's objective is their
-    sum divided by its number of answer tokens. It weighs a row's gradient by 1 - l(x) / level.
+    loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; levels (B,):
+    the loss that it is raised to, nats per token: that of a row that was never seen. Returns (B,):
+    the batch's objective is their sum divided by its number of answer tokens.
+
+    The distance is measured in logarithms. The gradient of a row that is known by heart is about as
+    small as its loss l(x). Here it is multiplied by log(B_x / l(x)) / l(x), so in log l(x) all rows
+    move alike. Beyond its level a row comes back. A loss below 1e-7 counts as 1e-7 and cannot move.
     """
-    # -n_x (l(x) - level)^2 / (2 level),  l(x) = loss_rows / n_x
-    return -n_tokens * (loss_rows / n_tokens - level)**2 / (2 * level)
+    # -n_x (log l(x) - log B_x)^2 / 2,  l(x) = loss_rows / n_x,  B_x = levels
+    return -n_tokens * ((loss_rows / n_tokens).clamp(min=1e-7) / levels).log()**2 / 2
 
 
 @torch.no_grad()

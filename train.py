@@ -27,7 +27,10 @@ from harness.processes import total
 from harness.stages import Stage
 
 METHODS = *ngdiff.METHODS, "npo"
-LEVEL_EVERY = 10     # steps between two measurements of the level
+LEVEL_EVERY = 10     # steps between two measurements of the levels
+# With --level: steps shorten where the forget rows are nearer to their levels than this, root mean
+# square, in log l. NGDiff's d does not shrink with the gradients: it would circle the levels.
+NEAR = 1 / 3
 # With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
 # are watched.
 MEMORY, WATCHED = 0.9, 32
@@ -66,9 +69,9 @@ class Config:
                      "ngdiff, else 0")
     budget: float = flag(0.0, "ours, for small batches: AutoLR lets the loss of 32 watched retain "
                          "rows rise by so many nats, and steps use a mean of past retain gradients")
-    steps: int = flag(80, "unlearning steps")
+    steps: int = flag(80, "unlearning steps", level=120)
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
-                      "retain rows (--level: a quarter), but no more than 400; 64 of MUSE's",
+                      "retain rows (--level: a sixth), but no more than 400; 64 of MUSE's",
                       muse=64)
     micro_batch: int = flag(0, "rows in memory at once, same result; default: 72 on the CPU, "
                             "shared by threads (more than 4: 18 each), the whole batch on a GPU")
@@ -88,10 +91,11 @@ class MicroBatch(NamedTuple):
     rows: data.Batch
     n_tokens: int                  # labelled tokens of the whole batch
     n_rows: int                    # rows of the whole batch
-    loss_target: torch.Tensor      # (B,) npo's: each row's summed loss under the target model
+    reference: torch.Tensor        # (B,) a number a row: its summed loss under the target model
+                                   # with npo, its level with --level; else None
 
 
-def micro_batches(examples, config, loss_target=None):
+def micro_batches(examples, config, reference=None):
     """A batch as MicroBatches of at most config.micro_batch rows. Each of n processes takes every
     n-th row. Rows of similar length share a micro-batch: less padding, and less memory at once."""
     n_tokens, n_rows = sum(len(e.tokens) - e.n_prompt for e in examples), len(examples)
@@ -101,7 +105,7 @@ def micro_batches(examples, config, loss_target=None):
     size = config.micro_batch or (max(18, 72 // ways) if config.device == "cpu" else n_rows)
     for indices in data.by_length(examples, size, ways):
         rows = data.collate([examples[i] for i in indices]).to(config.device)
-        own = None if loss_target is None else loss_target[rank::n][indices].to(config.device)
+        own = None if reference is None else reference[rank::n][indices].to(config.device)
         found.append(MicroBatch(rows, n_tokens, n_rows, own))
     return found
 
@@ -118,16 +122,15 @@ def mean_loss(model, batch, config):
     return token_losses(model, batch, config).sum() / batch.n_tokens
 
 
-def objective(model, batch, config, level):
-    """A MicroBatch's share of what is raised in L_F's place: npo's objective, or with `level`
-    (nats per token) that of the level loss."""
+def objective(model, batch, config):
+    """A MicroBatch's share of what is raised in L_F's place with npo or --level."""
     losses = token_losses(model, batch, config)                           # (M,)
     zeros = losses.new_zeros(len(batch.rows.tokens))
     loss_rows = zeros.index_add(0, batch.rows.row_of, losses)             # (B,)
     if config.method == "npo":
-        return ngdiff.npo_objective(loss_rows, batch.loss_target).sum() / batch.n_rows
+        return ngdiff.npo_objective(loss_rows, batch.reference).sum() / batch.n_rows
     n_tokens = zeros.index_add(0, batch.rows.row_of, torch.ones_like(losses))
-    return ngdiff.level_objective(loss_rows, n_tokens, level).sum() / batch.n_tokens
+    return ngdiff.level_objective(loss_rows, n_tokens, batch.reference).sum() / batch.n_tokens
 
 
 def loss_functions(model, batches, config):
@@ -136,11 +139,11 @@ def loss_functions(model, batches, config):
     return workers.shared(mean_loss, model, batches, config, one=config.micro_batch > 0)
 
 
-def forget_functions(model, batches, config, level):
+def forget_functions(model, batches, config):
     """The same of what is raised: L_F, or the objective of npo or of the level loss."""
-    if config.method != "npo" and level is None:
+    if config.method != "npo" and not config.level:
         return loss_functions(model, batches, config)
-    return workers.shared(objective, model, batches, config, level, one=config.micro_batch > 0)
+    return workers.shared(objective, model, batches, config, one=config.micro_batch > 0)
 
 
 # --------------------------------------------------------------------------- training
@@ -180,26 +183,27 @@ def unlearn(stage, target, examples, config):
     model, params = stage.model, list(stage.model.parameters())
     saved = stage.restore()                  # a run that was killed: weights, step and log too
     state = ngdiff.State(**(saved or {"lr": config.lr, "adam": config.optimizer == "adam"}))
-    level = next((row["level"] for row in reversed(stage.log) if "level" in row), None)
     method, c = ("gdiff", 0.5) if config.method == "npo" else (config.method, config.c)
-    batches = task_batches(target, examples, config, stage.step)
+    reference = references(target, examples, stage.log, config)
+    batches = task_batches(examples, config, stage.step, reference)
     # AutoLR looks at the step's retain batch, or with a budget at the same rows in every step.
     exact = replace(config, dtype="float32")
     rows = next(data.shuffled(len(examples["retain"]), WATCHED, f"watched {config.seed}"))
     watched = micro_batches([examples["retain"][i] for i in rows], config) if config.budget else []
     for step in range(stage.step, stage.steps):
-        retain, forget = next(batches)
         at_level = config.level and step % LEVEL_EVERY == 0
-        measured = measuring.level(model, examples) if at_level else {}
-        level = measured.get("level", level)
+        measured = measuring.level(model, examples, config.seed) if at_level else {}
+        if measured:
+            reference[:] = torch.tensor(measured["levels"])
+        retain, forget = next(batches)
+        off = (-2 * stage.log[-1]["loss_forget"])**0.5 if config.level and stage.log else NEAR
         try:
             numbers = ngdiff.step(
-                loss_functions(model, retain, config),
-                forget_functions(model, forget, config, level),
+                loss_functions(model, retain, config), forget_functions(model, forget, config),
                 params, state, method=method, c=c, lazy=config.lazy, total=total,
                 memory=MEMORY if config.budget else 0, budget=config.budget or None,
                 probe_on=loss_functions(model, watched or retain, exact)
-                if config.budget or config.dtype != "float32" else None)
+                if config.budget or config.dtype != "float32" else None, scale=min(1, off / NEAR))
         except ngdiff.Stationary as e:
             stage.stopped = f"at step {step}: {e}"
             stage.save(step, vars(state))
@@ -208,17 +212,24 @@ def unlearn(stage, target, examples, config):
         stage.save(step + 1, vars(state))
 
 
-def task_batches(target, examples, config, start):
-    """Endless pairs of a retain and a forget batch, as lists of MicroBatches, from step `start`."""
+def references(target, examples, log, config):
+    """A number for each forget row, (F,), which MicroBatch describes: with --level the last ones in
+    the log, which change in the course of a run. None: no objective needs them."""
+    if config.method == "npo":
+        return torch.tensor([x.sum() for x in measuring.token_losses(target, examples["forget"])])
+    found = [row["levels"] for row in log if "levels" in row] or [[0.0] * len(examples["forget"])]
+    return torch.tensor(found[-1]) if config.level else None
+
+
+def task_batches(examples, config, start, reference=None):
+    """Endless pairs of a retain and a forget batch, as lists of MicroBatches, from step `start`;
+    the forget rows have their `reference` as it is when the pair is asked for."""
     orders = [data.shuffled(len(examples[name]), config.batch, f"{name} {config.seed}", start)
               for name in ("retain", "forget")]
-    if config.method == "npo":
-        losses = measuring.token_losses(target, examples["forget"])
-        loss_target = torch.tensor([x.sum() for x in losses])
     for retain, forget in zip(*orders):
         yield (micro_batches([examples["retain"][i] for i in retain], config),
                micro_batches([examples["forget"][i] for i in forget], config,
-                             loss_target[forget] if config.method == "npo" else None))
+                             None if reference is None else reference[forget]))
 
 
 # --------------------------------------------------------------------------- a run's data, models
@@ -242,8 +253,9 @@ def prepare(config):
     # No batch has the questions on forgotten texts: does forgetting a text remove its facts too?
     examples = {"retain": encoded["retain"] + encoded.get("retain_questions", []),
                 "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
-    # With fewer rows the gradient at a memorised minimum is mostly noise.
-    share = -(-len(examples["retain"]) // (4 if config.level else 2))
+    # With fewer rows the gradient at a memorised minimum is mostly noise. With --level steps
+    # shorten in time, so fewer rows do, and more steps come nearer to the levels.
+    share = -(-len(examples["retain"]) // (6 if config.level else 2))
     config = replace(config, batch=config.batch or min(400, share))
     flags.check_sets(config, examples)
     learned = {title: [e for name in encoded if not name.startswith(without)

@@ -35,15 +35,22 @@ class Variant:
 
 
 def ready(argv):
-    """(Config, the Runs of `prepare`, names of METHODS). ValueError on a mistake."""
+    """({level: Config}, the Runs of `prepare`, names of METHODS). ValueError on a mistake."""
     parser = shared.parser("compare", __doc__)
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
     only(parser)
     own, others = parser.parse_known_args(argv)
     if not 1 <= own.seeds <= TUNING_SEED:
         raise ValueError(f"--seeds {own.seeds}: must be from 1 to {TUNING_SEED}")
-    config = shared.parse(["--out", "out/compare", *others], TAKEN, __doc__)
-    return config, prepare(config, range(own.seeds)), own.only
+    configs = both(["--out", "out/compare", *others], __doc__)
+    return configs, prepare(configs, range(own.seeds)), own.only
+
+
+def both(argv, doc):
+    """{level: the Config of the flags argv}, plain and with --level, which has defaults of its
+    own. ValueError on a mistake."""
+    return {level: shared.parse([*argv, *["--level"] * level], () if level else TAKEN, doc)
+            for level in (False, True)}
 
 
 def only(parser):
@@ -51,12 +58,12 @@ def only(parser):
                         help=f"some of the methods: {'; '.join(METHODS)}")
 
 
-def prepare(config, seeds):
-    """{seed: {level: train.Run}}: with the level the batch is another. ValueError on a mistake."""
+def prepare(configs, seeds):
+    """{seed: {level: train.Run}}. ValueError on a mistake."""
     runs = {}
     for seed in seeds:
-        runs[seed] = {level: train.prepare(replace(config, seed=seed, level=level))
-                      for level in (False, True)}
+        runs[seed] = {level: train.prepare(replace(config, seed=seed))
+                      for level, config in configs.items()}
         shared.questions_only(runs[seed][False])
     return runs
 
@@ -69,15 +76,14 @@ def all_references(runs):
     return {seed: tradeoff.References(*x) for seed, x in zip(runs, done)}
 
 
-def variants(config, names):
+def variants(configs, names):
     """The methods `names` as Variants: with both optimizers, plain and where it can be with the
     level, at the rates of flags.RATES."""
     some = []
     for name in names:
-        for level in (False, True):
+        for level, config in configs.items():
             for optimizer in ("sgd", "adam"):
-                own = replace(config, **{"lazy": 0, **METHODS[name]}, optimizer=optimizer,
-                              level=level)
+                own = replace(config, **{"lazy": 0, **METHODS[name]}, optimizer=optimizer)
                 if not level or own.method not in flags.NO_LEVEL:
                     own.lr = flags.default_rate(own)
                     some.append(Variant(name, own))
@@ -140,8 +146,9 @@ def table(some, found):
 
 def act(comparison):
     """Run every variant on every seed; print, write and draw the comparison."""
-    config, runs, names = comparison
-    found, some, t0 = all_references(runs), variants(config, names), time.monotonic()
+    configs, runs, names = comparison
+    config = configs[False]
+    found, some, t0 = all_references(runs), variants(configs, names), time.monotonic()
     run_all("compare", some, found, runs)
     some.sort(key=lambda v: np.mean(v.distances))
     text = (f"{table(some, found)}\n\n{len(some) * len(runs)} runs, "

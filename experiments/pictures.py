@@ -40,7 +40,7 @@ def follow(run, target, weigh, every=0):
     params = ngdiff.movable(list(model.parameters()))
     everything = train.loss_functions(
         model, train.micro_batches(run.examples["retain"], config), config)
-    batches = train.task_batches(target, run.examples, config, 0)
+    batches = train.task_batches(run.examples, config, 0)
     for step in range(config.steps):
         retain, forget = (train.loss_functions(model, some, config) for some in next(batches))
         loss_R, g_R = ngdiff.loss_and_grad(retain, params)

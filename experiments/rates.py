@@ -19,9 +19,9 @@ def ready(argv):
     parser = shared.parser("rates", __doc__)
     compare.only(parser)
     own, others = parser.parse_known_args(argv)
-    config = shared.parse(others, compare.TAKEN, __doc__)
+    configs = compare.both(others, __doc__)
     names = [n for n in own.only if n not in ("ngdiff, AutoLR", "retain")]
-    return config, compare.prepare(config, [compare.TUNING_SEED]), names
+    return configs, compare.prepare(configs, [compare.TUNING_SEED]), names
 
 
 def wanted(v, tried):
@@ -37,8 +37,8 @@ def best_rate(tried):
 
 def act(tuned):
     """Search each method's best rate; print and write the table."""
-    config, runs, names = tuned
-    found, some = compare.all_references(runs), compare.variants(config, names)
+    configs, runs, names = tuned
+    found, some = compare.all_references(runs), compare.variants(configs, names)
     tried = [{} for _ in some]
     for _ in range(ROUNDS):
         new = [(lr, of, compare.Variant(v.name, replace(v.config, lr=lr)))

@@ -44,8 +44,8 @@ BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), n_l
 
 def flag(default, text, choices=None, **other):
     """A flag, as a dataclass field: its default, help and choices; other: its default with --init
-    (`init`), with MUSE's folder (`muse`) or with other --data (`data`). Without a help text it is
-    no flag, only a setting."""
+    (`init`), with MUSE's folder (`muse`), with --level (`level`) or with other --data (`data`).
+    Without a help text it is no flag, only a setting."""
     return field(default=default, metadata=dict(help=text, choices=choices, other=other))
 
 
@@ -65,7 +65,8 @@ def parse(Config, argv, doc):
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
     kinds = {"init": bool(given.get("init")), "muse": muse.is_folder(given.get("data", "")),
-             "data": not built_in}             # the first that is so, and has a default, decides
+             "level": "level" in given, "data": not built_in}
+    # The first kind that is so, and has a default, decides.
     defaults = {f.name: next((f.metadata["other"][k] for k, so in kinds.items()
                               if so and k in f.metadata["other"]), f.default)
                 for f in fields(Config)}
@@ -86,7 +87,7 @@ def parse(Config, argv, doc):
 
 def default_text(f):
     """What --help says of a field's defaults."""
-    kinds = {"data": "--data", "init": "--init", "muse": "MUSE's folder"}
+    kinds = {"data": "--data", "init": "--init", "muse": "MUSE's folder", "level": "--level"}
     words = [f.default, *(f"{v} with {kinds[k]}" for k, v in f.metadata["other"].items())]
     return f" (default: {', '.join(map(str, words))})" if f.default else ""
 

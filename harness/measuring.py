@@ -1,5 +1,6 @@
 """Measuring a model: its losses and answers on every set of rows, and the column of the results
 table that they make. The measures themselves are in metrics.py."""
+import random
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,8 @@ from data import by_length, collate, encode, encode_rows
 from harness import workers
 
 TOKENS_AT_ONCE = 2**13    # of rows as long as GPT-2's context, 256 would take gigabytes
+# With --level, log.csv tells how the rows' losses are spread: columns of a set and a percentage.
+LEVEL_COLUMNS = [f"{name}_{q}" for name in ("forget", "holdout") for q in (0, 10, 50, 90, 100)]
 ENOUGH_ROWS = 8      # with fewer rows in a set, membership measures say nothing and are left out
 
 
@@ -40,14 +43,28 @@ def measure_losses(model, examples):
             "min_k": [metrics.min_k_score(-t[:-1]) for t in tokens]}
 
 
-def level(model, examples):
-    """What log.csv shows of the level: `level` itself, the model's mean loss on the holdout rows,
-    nats per answer token; the forget rows' spread about it; and their mean loss. The level drifts
-    as the model changes, so it is measured again and again."""
-    holdout, forget = (token_losses(model, examples[k]) for k in ("holdout", "forget"))
-    mean, plain = (sum(x.sum() for x in some) / sum(map(len, some)) for some in (holdout, forget))
-    spread = (sum((x.mean() - mean)**2 for x in forget) / len(forget))**0.5
-    return {"level": float(mean), "level_spread": float(spread), "loss_forget_set": float(plain)}
+def level_pairs(forget, holdout, seed):
+    """For each forget row the number of the holdout row whose loss is its level: that of the same
+    rank in answer length, or of the same share of the ranks. The seed decides between equals."""
+    order = random.Random(f"pairs {seed}")
+    ranked = [sorted(order.sample(range(len(some)), len(some)),
+                     key=lambda i: len(some[i].tokens) - some[i].n_prompt)
+              for some in (forget, holdout)]
+    pairs = [0] * len(forget)
+    for rank, i in enumerate(ranked[0]):
+        pairs[i] = ranked[1][(2 * rank + 1) * len(holdout) // (2 * len(forget))]
+    return pairs
+
+
+def level(model, examples, seed):
+    """Each forget row's level, `levels`: the loss of the holdout row that it is paired with, nats
+    per answer token. It drifts as the model changes, so it is measured again and again. And the
+    LEVEL_COLUMNS of log.csv: quantiles of the forget and the holdout rows' losses."""
+    pairs = level_pairs(examples["forget"], examples["holdout"], seed)
+    loss = {k: [x.mean() for x in token_losses(model, examples[k])] for k in ("forget", "holdout")}
+    columns = {k: np.percentile(loss[k.split("_")[0]], int(k.split("_")[1])).item()
+               for k in LEVEL_COLUMNS}
+    return {"levels": [loss["holdout"][i].item() for i in pairs], **columns}
 
 
 def generate(model, tokenizer, prompts, longest, batch_size=256):

@@ -18,8 +18,8 @@ from harness.stages import kept
 from model import GPT
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
-               "lr", "fits", "status", "probed", "slope", "curvature", "watched", "room", "level",
-               "level_spread", "loss_forget_set")
+               "lr", "fits", "status", "probed", "slope", "curvature", "watched", "room",
+               *measuring.LEVEL_COLUMNS)
 LATER = ("audit.json", "audit.png")       # made from an earlier run in the same folder
 
 
@@ -132,7 +132,7 @@ def curves(log, models, method):
     fig = Figure(figsize=(10, 7), layout="constrained")
     (ax_loss, ax_lr), (ax_norm, ax_cos) = fig.subplots(2, 2)
     column = lambda key, some=log: [row.get(key) for row in some]
-    steps, levels = column("step"), [row for row in log if "level" in row]
+    steps, levels = column("step"), [row for row in log if "levels" in row]
     draw_losses(ax_loss, log, column, levels, models, method)
     ax_lr.plot(steps, column("lr"), color="tab:green")
     for status, marker in STATUSES:
@@ -155,8 +155,8 @@ def curves(log, models, method):
 
 
 def draw_losses(ax, log, column, levels, models, method):
-    """The losses of the batch; with the level loss, instead of its objective, the forget rows'
-    mean loss and their spread about the level."""
+    """The losses of the batch; with the level loss, instead of its objective, how the forget rows'
+    losses and those of the holdout rows, which are their levels, are spread."""
     steps = column("step")
     ax.plot(steps, column("loss_retain"), color="tab:blue", label="retain, to stay low")
     if fits := [row for row in log if row.get("room") is not None]:
@@ -164,21 +164,19 @@ def draw_losses(ax, log, column, levels, models, method):
                 label="watched retain rows")
         ax.axhline(fits[0]["watched"] + fits[0]["room"], color="tab:cyan", ls="--", lw=1,
                    label="their budget")
-    if levels:
-        at, level = column("step", levels), column("level", levels)
-        mean, spread = column("loss_forget_set", levels), column("level_spread", levels)
-        ax.plot(at, mean, color="tab:red", label="forget rows, mean")
-        ax.plot(at, level, color="tab:gray", label="level: holdout rows, mean")
-        ax.fill_between(at, [max(a - b, 1e-3) for a, b in zip(level, spread)],
-                        [a + b for a, b in zip(level, spread)], color="tab:red", alpha=0.15,
-                        label="forget rows' spread about the level")
-    elif method != "npo":                                # npo logs its own objective there
-        ax.plot(steps, column("loss_forget"), color="tab:red", label="forget, to rise")
-    ax.axhline(models["retrain"]["forget_loss"], color="tab:red", ls="--", lw=1,
-               label="forget, retrained model")
-    if "holdout_loss" in models[method] and not levels:
-        ax.axhline(models[method]["holdout_loss"], color="tab:gray", ls=":",
-                   label="holdout, unlearned model")
+    for name, color in (("holdout", "tab:gray"), ("forget", "tab:red")) if levels else ():
+        low, middle, high = (column(f"{name}_{q}", levels) for q in (10, 50, 90))
+        ax.plot(column("step", levels), middle, color=color, label=f"{name} rows, median")
+        ax.fill_between(column("step", levels), low, high, color=color, alpha=0.2,
+                        label=f"{name} rows, 80 % of them")
+    if not levels:
+        if method != "npo":                              # npo logs its own objective there
+            ax.plot(steps, column("loss_forget"), color="tab:red", label="forget, to rise")
+        ax.axhline(models["retrain"]["forget_loss"], color="tab:red", ls="--", lw=1,
+                   label="forget, retrained model")
+        if "holdout_loss" in models[method]:
+            ax.axhline(models[method]["holdout_loss"], color="tab:gray", ls=":",
+                       label="holdout, unlearned model")
     ax.set(title="Losses", ylabel="nats per token", yscale="log")
 
 

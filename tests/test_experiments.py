@@ -13,8 +13,8 @@ import torch
 import metrics
 import train
 from conftest import in_turn
-from experiments import (ablate, ask, audit, compare, folders, pictures, rates, relearn, shared,
-                         tradeoff)
+from experiments import (ablate, ask, audit, batches, compare, folders, pictures, rates, relearn,
+                         shared, tradeoff)
 from harness import files, flags, names, processes, report, sources
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "no_drawing")
@@ -140,7 +140,7 @@ def test_a_ruined_run_is_given_up_and_numbers_that_run_away_are_said(run, traine
 
 def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
         finished, tmp_path, monkeypatch):
-    """Each run with the batch that train.py takes: half of 27 rows, with the level a quarter."""
+    """Each run with the batch that train.py takes: half of 27 rows, with the level a sixth."""
     monkeypatch.setattr(tradeoff, "end", lambda run, model, retrain: {
         "retain_rouge": 1, "forget_rouge": 0 if model is retrain else run.config.lr})
     rouge = iter(range(99, 0, -1))
@@ -151,7 +151,7 @@ def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
     seen, results = [], shared.results
     monkeypatch.setattr(shared, "results", lambda *job: seen.extend(job[2]) or results(*job))
     compare.main(argv)
-    assert {(r.config.level, r.config.batch) for r in seen} == {(False, 14), (True, 7)}
+    assert {(r.config.level, r.config.batch) for r in seen} == {(False, 14), (True, 5)}
     done = saved(tmp_path / "compare.json")
     distances = [v["distances"] for v in done["variants"]]
     assert len(distances) == 4 and distances == sorted(distances) != distances[::-1]
@@ -161,7 +161,8 @@ def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
 
 
 def test_every_method_is_compared_with_sgd_and_adam_plain_and_where_it_can_with_the_level(run):
-    some = compare.variants(run.config, list(compare.METHODS))
+    configs = {level: replace(run.config, level=level) for level in (False, True)}
+    some = compare.variants(configs, list(compare.METHODS))
     kinds = {(v.name, v.config.optimizer, v.config.level): v.config for v in some}
     assert len(kinds) == len(some) == 2 * len(compare.METHODS) + 2 * (len(compare.METHODS) - 3)
     assert {v.config.method for v in some} == set(train.METHODS)
@@ -358,3 +359,40 @@ def test_a_mistake_gets_one_line(capsys, tmp_path, monkeypatch, module, argv, na
         module.main(argv.split())
     line, = capsys.readouterr().err.splitlines()
     assert named in line and e.value.code == 2 and not list(tmp_path.iterdir())
+
+
+# ---- batches
+
+def test_batches_compare_the_four_ways_on_the_same_steps(finished, tmp_path, monkeypatch):
+    """What AutoLR looks at: the step's own batch, another one, or the same rows in every step."""
+    steps, step = [], train.ngdiff.step
+    monkeypatch.setattr(batches, "SIZES", (4, 6))
+
+    def spy(retain, forget, *args, probe_on, budget, memory):
+        steps.append(([f.args[1].rows.tokens.tolist() for f in (retain[0], probe_on[0])],
+                      budget, memory))
+        return step(retain, forget, *args, probe_on=probe_on, budget=budget, memory=memory)
+    monkeypatch.setattr(batches.ngdiff, "step", spy)
+    batches.main(["--seeds", "1", *finished[0], "--steps", "2", "--out", str(tmp_path)])
+    done = saved(tmp_path / "batches.json")
+    assert [(row["way"], row["rows"]) for row in done] == [
+        (way.__name__, size) for way in batches.WAYS for size in (4, 6)]
+    printed, another, budget, both = (steps[i:i + 4] for i in range(0, 16, 4))
+    assert all(own == seen for (own, seen), *_ in printed)
+    assert all(own != seen for (own, seen), *_ in another)
+    for some in budget, both:
+        assert all(seen == some[0][0][1] for (_, seen), *_ in some), "the same rows at each step"
+    assert [some[0][1:] for some in (printed, another, budget, both)] == [
+        (None, 0), (None, 0), (0.1, 0), (0.1, train.MEMORY)]
+    assert [own for (own, _), *_ in printed] == [own for (own, _), *_ in both]
+    text = (tmp_path / "table.txt").read_text("utf-8")
+    assert text.count("\n") == 9 and all(way.__name__ in text for way in batches.WAYS)
+
+
+def test_a_map_of_the_batches_has_a_cell_for_each_way_and_size():
+    found = {(way.__name__, size): [{"retain_prob": 0.5, "off": -0.25}]
+             for way in batches.WAYS for size in batches.SIZES}
+    fig = batches.draw(found)
+    for ax, word in zip(fig.axes, ("0.50", "-0.25")):
+        assert [t.get_text() for t in ax.texts] == [word] * 24
+        assert ax.get_title() and ax.get_xlabel()

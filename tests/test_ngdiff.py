@@ -265,15 +265,29 @@ def test_npo_levels_off_where_gradient_ascent_does_not():
     assert slope.tolist() == pytest.approx([2 / (1 + math.exp(0.1 * x)) for x in excess])
 
 
-def test_the_level_loss_pulls_every_row_to_the_level():
-    """Each row's gradient by its mean loss l is n (1 - l / level). So it is 1 a token for a row
-    that is known by heart, 0 at the level, negative beyond it."""
+def test_the_level_loss_pulls_every_row_to_its_own_level():
+    """The pull on log l is n log(level / l): alike for rows that are equally far from their levels
+    in log l, 0 at the level, negative beyond it. A row without any loss has none."""
     n = torch.tensor([2.0, 5.0, 3.0, 4.0], dtype=torch.float64)
-    mean = torch.tensor([0.0, 0.4, 0.8, 2.0], dtype=torch.float64, requires_grad=True)
-    value = ngdiff.level_objective(mean * n, n, 0.8)
-    assert value.tolist() == pytest.approx([-2 * 0.4, -5 * 0.1, 0, -4 * 1.44 / 1.6])
-    slope, = torch.autograd.grad(value.sum(), mean)
-    assert slope.tolist() == pytest.approx([2 * 1, 5 * 0.5, 0, 4 * (1 - 2.5)])
+    levels = torch.tensor([0.8, 0.4, 0.8, 0.5], dtype=torch.float64)
+    log_l = (levels * torch.tensor([1e-3, 1e-3, 1.0, 4.0])).log().requires_grad_()
+    value = ngdiff.level_objective(log_l.exp() * n, n, levels)
+    far = [math.log(1e-3), math.log(1e-3), 0, math.log(4)]
+    assert value.tolist() == pytest.approx([-k * x**2 / 2 for k, x in zip(n.tolist(), far)])
+    slope, = torch.autograd.grad(value.sum(), log_l)
+    assert slope.tolist() == pytest.approx([-k * x for k, x in zip(n.tolist(), far)])
+    rows = torch.tensor([0.0, 1e-9, 1.0], requires_grad=True)
+    value = ngdiff.level_objective(rows, torch.ones(3), torch.full((3,), 0.5))
+    assert value[:2].tolist() == pytest.approx([-math.log(5e6)**2 / 2] * 2)
+    slope, = torch.autograd.grad(value.sum(), rows)
+    assert slope[:2].tolist() == [0, 0] and slope[2] < 0
+
+
+def test_scale_shortens_this_step_and_leaves_the_learning_rate():
+    state, p = ngdiff.State(lr=0.5), torch.tensor([2.0, 0.0], requires_grad=True)
+    numbers = ngdiff.step(lambda: p[0]**2, lambda: (p[1] - 1)**2, [p], state, lazy=0, scale=0.1)
+    assert p.tolist() == pytest.approx([2 - 0.05, -0.05])
+    assert state.lr == 0.5 and numbers.lr == pytest.approx(0.05)
 
 
 # ---- Adam

@@ -93,7 +93,7 @@ def test_every_method_runs_with_either_optimizer_plain_and_with_the_level(plain,
             stage = unlearn(target, run, optimizer=optimizer, level=level)
             assert stage.step == 2 and stage.stopped == ""
             assert [row["status"] is not None for row in stage.log] == [method == "ngdiff", False]
-            assert ["level" in row for row in stage.log] == [level, False]
+            assert ["levels" in row for row in stage.log] == [level, False]
             assert not torch.equal(stage.model.lm_head.weight, target.lm_head.weight)
 
 
@@ -114,20 +114,21 @@ def test_the_parts_of_every_process_and_micro_batch_add_up(plain, target, monkey
     is split, for every loss that can stand in the forget loss's place."""
     run = ready(plain[0], "--method", "npo" if kind == "npo" else "ngdiff")
     examples = run.examples["forget"] + run.examples["retain"][:6]
-    before = torch.arange(len(examples), dtype=torch.float64) if kind == "npo" else None
-    level = 0.5 if kind == "level" else None
+    run.config.level = kind == "level"
+    reference = 1 + torch.arange(len(examples), dtype=torch.float64)
 
     def loss(config):
-        batches = train.micro_batches(examples, config, before)
-        return ngdiff.loss_only(train.forget_functions(target, batches, config, level))
+        batches = train.micro_batches(examples, config, reference)
+        return ngdiff.loss_only(train.forget_functions(target, batches, config))
     whole, shares = loss(run.config), []
     per_row = measuring.token_losses(target, examples)
     n_tokens = sum(map(len, per_row))
     summed = torch.tensor([x.sum() for x in per_row])
     expected = {
         "plain": float(summed.sum()) / n_tokens,
-        "level": -sum(len(x) * (x.mean() - 0.5)**2 / (2 * 0.5) for x in per_row) / n_tokens,
-        "npo": float(ngdiff.npo_objective(summed, torch.arange(len(examples))).mean())}[kind]
+        "level": -sum(len(x) * np.log(x.mean() / (1 + i))**2 / 2
+                      for i, x in enumerate(per_row)) / n_tokens,
+        "npo": float(ngdiff.npo_objective(summed, reference).mean())}[kind]
     assert whole == pytest.approx(expected, rel=1e-6)
     for rank in range(3):
         monkeypatch.setattr(processes, "rank_and_size", lambda: (rank, 3))
@@ -135,24 +136,42 @@ def test_the_parts_of_every_process_and_micro_batch_add_up(plain, target, monkey
     assert sum(shares) == pytest.approx(whole, rel=1e-5) and len(set(shares)) == 3
 
 
-def test_the_level_is_the_mean_holdout_loss_measured_every_tenth_step(plain, target, monkeypatch):
+def test_levels_are_the_paired_holdout_rows_losses_measured_every_tenth_step(
+        plain, target, monkeypatch):
     run, seen, level = ready(plain[0], "--level"), [], measuring.level
-    monkeypatch.setattr(measuring, "level", lambda model, examples: (
-        seen.append(model) or level(model, examples)))
+    monkeypatch.setattr(measuring, "level", lambda model, *args: (
+        seen.append(model) or level(model, *args)))
     stage = unlearn(target, run)
     assert len(seen) == 2 and all(model is stage.model for model in seen)
-    assert [row["step"] for row in stage.log if "level" in row] == [0, 10]
-    holdout, forget = (measuring.token_losses(target, run.examples[k])
+    assert [row["step"] for row in stage.log if "levels" in row] == [0, 10]
+    holdout, forget = ([x.mean() for x in measuring.token_losses(target, run.examples[k])]
                        for k in ("holdout", "forget"))
-    first, mean = stage.log[0], np.concatenate(holdout).mean()
-    assert first["level"] == pytest.approx(mean) != stage.log[10]["level"]
-    assert first["loss_forget_set"] == pytest.approx(np.concatenate(forget).mean())
-    off = np.array([x.mean() - mean for x in forget])
-    assert first["level_spread"] == pytest.approx((off**2).mean()**0.5)
+    pairs = measuring.level_pairs(run.examples["forget"], run.examples["holdout"], run.config.seed)
+    first = stage.log[0]
+    assert first["levels"] == pytest.approx([holdout[i] for i in pairs])
+    assert first["levels"] != stage.log[10]["levels"]
+    for name, losses in ("forget", forget), ("holdout", holdout):
+        assert [first[f"{name}_{q}"] for q in (0, 50, 100)] == pytest.approx(
+            [min(losses), np.median(losses), max(losses)])
+
+
+@pytest.mark.parametrize("n_holdout", [12, 5, 30])
+def test_level_pairs_go_by_rank_of_answer_length_and_the_seed_decides_between_equals(n_holdout):
+    row = lambda length: data.Example([0] * (3 + length), 3)
+    forget = [row(length) for length in (5, 1, 9, 3, 7, 2, 8, 4, 6, 11, 12, 10)]
+    holdout = [row(length) for length in range(n_holdout, 0, -1)]
+    pairs = measuring.level_pairs(forget, holdout, 0)
+    for example, i in zip(forget, pairs):
+        rank, length = len(example.tokens) - 4, len(holdout[i].tokens) - 3
+        assert length == 1 + int((rank + 0.5) / 12 * n_holdout), "the same share of the ranks"
+    equal = [row(3)] * 12
+    orders = [measuring.level_pairs(equal, equal, seed) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert all(sorted(order) == list(range(12)) for order in orders), "each is used once"
 
 
 def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(plain):
-    """From the target, below the level, and from where plain NGDiff drove it, beyond the level."""
+    """From the target, below the levels, and from where plain NGDiff drove it, beyond them."""
     run = ready(plain[0], base="--tiny --authors 10 --n_layer 1 --n_embd 64 --train_lr 0.01 "
                 "--steps 12".split())
     target = train.Stage("target", 80, copy.deepcopy(run.initial))
@@ -160,12 +179,37 @@ def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(plain)
     beyond = unlearn(target.model, run, lazy=0, lr=0.12).model
 
     def off(model):
-        measured = measuring.level(model, run.examples)
-        return measured["loss_forget_set"] / measured["level"] - 1
-    assert off(target.model) < -0.7 and off(beyond) > 0.3
+        forget = measuring.measure_losses(model, run.examples["forget"])["loss"]
+        return np.log(forget / np.array(measuring.level(model, run.examples, 0)["levels"])).mean()
+    assert off(target.model) < -1 and off(beyond) > 0.3
     for start in (target.model, beyond):
         after = unlearn(target.model, run, start, level=True, lazy=10, lr=0.01).model
         assert abs(off(after)) < 0.8 * abs(off(start))
+
+
+def test_a_run_with_the_level_that_is_interrupted_between_two_measurements_ends_as_if_not(
+        plain, target):
+    run, stages = ready(plain[0], "--level", "--lr", "1e-3"), []
+    for ends in ((12,), (7, 12)):
+        stage = train.Stage("ngdiff", 0, copy.deepcopy(target))
+        for stage.steps in ends:
+            train.unlearn(stage, target, run.examples, run.config)
+        stages.append(stage)
+    assert all(map(torch.equal, *(stage.model.parameters() for stage in stages)))
+    assert stages[0].log == stages[1].log
+
+
+def test_with_the_level_steps_shorten_as_the_rows_come_near(plain, target, monkeypatch):
+    """The learning rate goes with the rows' distance, root mean square, at the step before."""
+    run = ready(plain[0], "--level", "--steps", "9", "--lazy", "0", "--lr", "1e-3")
+    monkeypatch.setattr(train, "NEAR", 1e-4)
+    assert {row["lr"] for row in unlearn(target, run).log} == {1e-3}, "still far from the levels"
+    monkeypatch.setattr(train, "NEAR", 20)
+    log = unlearn(target, run).log
+    distances = [(-2 * row["loss_forget"])**0.5 for row in log]
+    assert [row["lr"] for row in log] == pytest.approx(
+        [1e-3] + [1e-3 * off / 20 for off in distances[:-1]])
+    assert {row["lr"] for row in unlearn(target, run, level=False).log} == {1e-3}
 
 
 # ---- other data

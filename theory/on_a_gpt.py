@@ -102,7 +102,7 @@ def measured_run(argv=("--tiny", "--out", "out/theory")):
     stage = train.training_stage(run, "target", torch.get_num_threads())
     train.train(stage, run.learned["target"], run.config)
     model, state, found = copy.deepcopy(stage.model), ngdiff.State(lr=run.config.lr), []
-    batches = train.task_batches(stage.model, run.examples, run.config, 0)
+    batches = train.task_batches(run.examples, run.config, 0)
     for step, parts in zip(range(MOMENTS[-1] + 1), batches):
         before = copy.deepcopy(model) if step in MOMENTS else None
         losses = (train.loss_functions(model, some, run.config) for some in parts)
