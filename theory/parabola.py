@@ -46,19 +46,24 @@ def fitted(tasks, start, lr, dtype=torch.float64):
 
 
 def errors(lg, points, lrs, dtype):
-    """Errors of (slope, curvature): the median over points, (len(lrs), 2)."""
+    """Errors of (slope, curvature): root mean squares over points, (len(lrs), 2)."""
     tasks = lg.tasks(dtype)
-    return np.median([[np.abs(fitted(tasks, p, lr, dtype) - toy.slope_and_curvature(lg, p))
-                       for lr in lrs] for p in points], axis=0)
+    return rms([[fitted(tasks, p, lr, dtype) - toy.slope_and_curvature(lg, p) for lr in lrs]
+                for p in points])
 
 
-def claims(n_points=20):
+def rms(some):
+    """Root mean square over the first axis."""
+    return np.sqrt(np.mean(np.square(some), axis=0))
+
+
+def claims(n_points=40):
     q, lg = toy.quadratics(20, 1), toy.logistic(20, 200, 0)
     points = np.random.default_rng(3).standard_normal((n_points, 20))
     wide, narrow = np.geomspace(0.01, 0.3, 5), np.geomspace(1e-5, 1e-3, 9)
     smooth, rounded = errors(lg, points, wide, torch.float64), errors(lg, points, narrow,
                                                                       torch.float32)
-    coefficients = np.median([error_coefficients(lg, p) for p in points], axis=0)
+    coefficients = rms([error_coefficients(lg, p) for p in points])
     lrs = (1e-3, 0.1, 1.0, 10.0)
     return [
         compare("quadratics: slope, curvature from lr = 0.001, 0.1, 1, 10",
@@ -79,7 +84,7 @@ def draw():
     points = np.random.default_rng(3).standard_normal((10, 20))
     fig, axes = figure("Claim: three values of L_R give slope and curvature along d, up to lr "
                        "squared and rounding", 2, 11, 4.4)
-    coefficients = np.median([error_coefficients(lg, p) for p in points], axis=0)
+    coefficients = rms([error_coefficients(lg, p) for p in points])
     for i, (ax, name) in enumerate(zip(axes, NAMES)):
         for dtype, color, digits in ((torch.float64, "tab:blue", 53),
                                      (torch.float32, "tab:orange", 24)):
