@@ -8,7 +8,6 @@ after, with half a year on either side.
 import io
 import math
 import os
-import pickle
 import time
 import zipfile
 import zlib
@@ -22,10 +21,9 @@ from torch.nn.functional import cross_entropy
 
 import ngdiff
 from experiments import shared
-from harness import files, flags, report
+from harness import files, flags, report, weights
 
 INSIDE = "chat_spx/data/mem_digit.pt"
-PRICE, DATE, LAST = range(3)                 # kinds of question
 BATCH, WATCHED = 2048, 512                   # rows to keep: in a step, and under the budget
 MEMORY, BUDGET = 0.9, 0.001                  # see ngdiff.step; nats per digit
 GUESS = math.log(10)                         # loss of a guess, nats per digit
@@ -64,8 +62,7 @@ def read(path):
         model.load_state_dict(state)
     except OSError as e:
         raise ValueError(f"{path}: can't be read ({e.strerror})") from None
-    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, LookupError, TypeError,
-            ValueError, AttributeError, AssertionError, EOFError, RuntimeError) as e:
+    except (zipfile.BadZipFile, zlib.error, *weights.DAMAGED) as e:
         raise ValueError(f"{path}: damaged, or not the wheel of chat-spx 0.2.0 "
                          f"({type(e).__name__})") from None
     return model.eval()
@@ -73,7 +70,7 @@ def read(path):
 
 class Known(NamedTuple):
     """What the model knew before anything was forgotten."""
-    questions: torch.Tensor      # (N, 2) kind and day: all prices, all dates, the last day's number
+    questions: torch.Tensor      # (N, 2) kind and day: 0 prices, 1 dates, 2 the last day's number
     answers: torch.Tensor        # (N, 11) digits: its own, for the wheel has no list of prices
     losses: torch.Tensor         # (N,) nats per digit
     dates: np.ndarray            # (days,) datetime64[D]
@@ -83,14 +80,14 @@ class Known(NamedTuple):
 def known_by(model, year):
     """ValueError if the model knows no day of the year, or answers with what is no date."""
     days = torch.arange(len(model.date_embedding.weight))
-    questions = torch.cat([torch.stack((torch.full_like(some, kind), some), 1) for kind, some in
-                           ((PRICE, days), (DATE, days), (LAST, days[:1]))])
+    questions = torch.cat([torch.stack((torch.full_like(some, kind), some), 1)
+                           for kind, some in enumerate((days, days, days[:1]))])
     answers, losses = ask(model, questions)
     told = number(answers[len(days):-1]).long().tolist()
     try:
         dates = np.array([f"{n // 10000}-{n // 100 % 100:02}-{n % 100:02}" for n in told], "M8[D]")
     except ValueError as e:
-        raise ValueError(f"FILE.whl: its model does not know the days' dates ({e})") from None
+        raise ValueError(f"FILE.whl: another model, that knows no dates ({e})") from None
     years = dates.astype("M8[Y]").astype(int) + 1970
     if year not in years:
         raise ValueError(f"--year {year}: the model knows prices from {years[0]} to {years[-1]}")
@@ -128,8 +125,8 @@ def price(digits):
 
 
 def whole_cents(known):
-    """(how many prices since 1928 are whole cents, to the last digit of the logarithm; of how
-    many). A model that was read wrongly would not know that."""
+    """(prices since 1928 that are whole cents to the last digit of the logarithm, prices since
+    1928): a model that was read wrongly would not know that."""
     told = known.answers[:len(known.dates)][torch.from_numpy(known.dates >= np.datetime64("1928"))]
     exact = ((price(told) * 100).round() / 100).log() * 10**10
     return int((exact.round() == number(told)).sum()), len(told)
