@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 def packed(path, content, inside=prices.INSIDE):
     """A wheel at `path` that holds `content` as torch saves it."""
     torch.save(content, path.with_suffix(".pt"))
-    with zipfile.ZipFile(path, "w") as wheel:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
         wheel.write(path.with_suffix(".pt"), inside)
     return path
 
@@ -132,9 +132,10 @@ def test_a_mistake_gets_one_line(wheel, tmp_path, capsys, argv, named):
 
 
 def test_a_wheel_that_is_none_or_cut_gets_one_line(wheel, tmp_path, capsys):
-    content = wheel.read_bytes()
+    content, start = wheel.read_bytes(), 30 + len(prices.INSIDE)        # of what is compressed
     for name, some in {"cut.whl": content[:-99], "half.whl": content[:len(content) // 2],
                        "hole.whl": content[:900] + bytes(900) + content[1800:],
+                       "kind.whl": content[:start] + b"\xff" + content[start + 1:],
                        "empty.whl": b""}.items():
         (tmp_path / name).write_bytes(some)
         refused([tmp_path / name], name, tmp_path, capsys)
