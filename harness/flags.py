@@ -112,12 +112,16 @@ def check_inputs(config):
                              "another folder")
 
 
+def check_bound(name, value):
+    low, high = BOUNDS[name]
+    if not low <= value <= high:
+        raise ValueError(f"--{name} {value}: must be from {low:g} to {high:g}")
+
+
 def check(config, given):
     """ValueError for what would fail later, or be ignored."""
-    for name, (low, high) in BOUNDS.items():
-        value = getattr(config, name)
-        if name in given and not low <= value <= high:
-            raise ValueError(f"--{name} {value}: must be from {low:g} to {high:g}")
+    for name in BOUNDS.keys() & given:
+        check_bound(name, given[name])
     wrong = {
         "--tiny: --data names other data": config.tiny and config.data not in ("", "muse"),
         f"--c: only --method gdiff has a c, {config.method} has none":

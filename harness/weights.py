@@ -24,6 +24,8 @@ DTYPES = dict(F64=torch.double, F32=torch.float, F16=torch.half, BF16=torch.bflo
               I64=torch.long, I32=torch.int, I16=torch.short, I8=torch.int8,
               U8=torch.uint8, BOOL=torch.bool)         # as safetensors spells them
 KINDS = (".safetensors", ".bin", ".pt", ".pth")
+DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError,
+           AttributeError, struct.error, pickle.UnpicklingError)   # torch.load's, met in bad files
 
 # The fields of config.json that change what a GPT-2 computes, and their values for what model.py
 # computes. The three activations are one formula. A field that is missing or null has the first.
@@ -95,8 +97,7 @@ def read_saved(path):
     try:
         with warnings.catch_warnings(action="ignore"):   # of torch's, about odd files
             weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError,
-            AttributeError, struct.error, pickle.UnpicklingError) as e:   # all met, in bad files
+    except DAMAGED as e:
         code = re.search(r"GLOBAL ([\w.]{1,99})", str(e))
         what = f"asks for {code[1]}, so for code" if code else f"damaged ({type(e).__name__})"
         raise ValueError(f"{path}: {what}; write it with torch.save(model.state_dict(), FILE)"

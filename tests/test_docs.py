@@ -13,6 +13,7 @@ import pytest
 import harness
 from harness import measuring, report
 from harness.flags import parse
+from tests import peers
 from train import Config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,6 +88,16 @@ def test_every_measure_and_log_column_is_defined():
         names |= measuring.summary(some, some).keys()
     for name in names:      # "real_authors have the measures of the world rows"
         assert f"`{name.replace('real_authors', 'world')}`" in MEASURES, name
+
+
+@not_in_a_copy
+def test_the_table_of_other_packages_has_what_this_project_gives():
+    """`python -m tests.peers` makes it; what the others give is not tried here."""
+    _, table = MEASURES.split("| quantity | package |")
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines()[2:2 + len(peers.ROWS)]]
+    assert [line[:2] + line[4:5] for line in lines] == [
+        [row.quantity, row.package.replace("==", " "), peers.value(row.ours, row.input)]
+        for row in peers.ROWS]
 
 
 # ---- versions
