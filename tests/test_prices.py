@@ -72,7 +72,7 @@ def test_a_fixed_rate_stays_and_each_flag_counts(wheel, tmp_path, capsys):
     assert "lr 1.00e-03" in log and fixed == said("--lr", "0.001")[0]
     for more in (["--seed", "1"], ["--adam"]):
         assert fixed != said("--lr", "0.001", *more)[0], more
-    assert "loss_forget -1.1" in said("--level")[1], "level_objective of a row known by heart"
+    assert "loss_forget -12." in said("--level")[1], "level_objective of a row known by heart"
 
 
 def test_the_layout_is_the_published_files():
