@@ -2,7 +2,7 @@
 answers to one assignment: [[wrong]] tables with name (the mistake, in words), file, old (the
 shipped lines, which stand there once) and new. Each must lose points, and not all of them.
 
-    python -m tests.wrong_answers [N ...]    all of them, and more: see __main__.py
+    python -m tests.wrong_answers [N ...]    all of them, and the real grader: minutes
 
 The ordinary suite runs a sample (tests/test_assignments.py). One process runs the tests once for
 each variant of the code: it imports the tests once and swaps the code of the functions.
@@ -41,14 +41,12 @@ def around(bug):
     source = blank.read_text(ROOT, bug.file)
     blank.replaced(source, bug)                  # says so if the lines are not there
     line = source[:source.index(bug.old.lstrip("\n"))].count("\n") + 1
-    path, body = [], blank.parsed(source).body
-    while body:
-        node = next((n for n in body if hasattr(n, "name") and n.lineno <= line <= n.end_lineno),
-                    None)
-        path, body = (path + [node.name], node.body) if node else (path, None)
-        if isinstance(node, ast.FunctionDef):
-            break
-    return ".".join([bug.file.removesuffix(".py").replace("/", "."), *path])
+    inside = [node for node in ast.walk(blank.parsed(source))            # the outer ones first
+              if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+              and node.lineno <= line <= node.end_lineno]
+    end = [isinstance(node, ast.FunctionDef) for node in inside].index(True) + 1
+    module = bug.file.removesuffix(".py").replace("/", ".")
+    return ".".join([module, *(node.name for node in inside[:end])])
 
 
 def variants(a, sample):
