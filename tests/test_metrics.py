@@ -51,11 +51,6 @@ def test_rouge_l_finds_the_longest_of_all_common_subsequences():
         assert metrics.rouge_l(" ".join(b), " ".join(a)) == (precision, recall, f1)
 
 
-def test_muse_mem_is_100_times_the_mean_f1_not_the_recall():
-    generated, gold = ["a b c d", "a", ""], ["a b", "a", "a"]  # F1 2/3, 1, 0; recall 1, 1, 0
-    assert metrics.muse_mem(generated, gold) == pytest.approx(100 * (2 / 3 + 1) / 3)
-
-
 # ---- likelihoods
 
 def test_probability_is_the_mean_of_exp_not_exp_of_the_mean():
