@@ -8,7 +8,7 @@ import pytest
 
 import metrics
 import ngdiff
-from harness import measuring, names, report, sources
+from harness import names, report
 
 MODELS = {"target": {"forget_loss": 0.01, "forget_rouge": 1.0, "membership_auc": 1.0},
           "retrain": {"forget_loss": 0.7, "forget_rouge": 0.83141, "holdout_loss": 0.8},
@@ -144,24 +144,6 @@ def test_every_status_of_a_fit_has_a_mark_of_its_own_at_its_own_steps():
     assert found == {f"AutoLR: {status}": (mark, [step])
                      for step, (status, mark) in enumerate(marks.items())}
     assert len(set(marks.values())) == len(marks) == 6
-
-
-def test_losses_that_are_not_finite_stop_the_measuring(monkeypatch):
-    def measure(*args):
-        raise ValueError("losses, row 0 is nan")
-    monkeypatch.setattr(measuring, "measure", measure)
-    with pytest.raises(FloatingPointError, match="--lr"):
-        report.evaluate(None, None, {"forget": [{"question": "Who?"}]})
-
-
-def test_questions_and_texts_are_each_measured_their_own_way(monkeypatch):
-    monkeypatch.setattr(measuring, "measure", lambda *args: ("questions", *args))
-    monkeypatch.setattr(sources, "measure_texts", lambda *args: ("texts", *args))
-    rows = {"forget": [sources.text_row("Eve picks locks.")],
-            "forget_questions": [{"question": "Who?", "answer": "Eve."}]}
-    assert report.evaluate("model", "tokenizer", rows) == {
-        "forget": ("texts", "model", "tokenizer", rows["forget"]),
-        "forget_questions": ("questions", "model", "tokenizer", rows["forget_questions"])}
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="asks git")
