@@ -12,10 +12,6 @@ from typing import NamedTuple
 
 from assignments.blank import ROOT, place
 
-KEYS = dict(title=str, section=str, minutes=int, by_hand=int, functions=list, hints=list, text=str,
-            points=dict, bug=list)
-KEY_LIST = ", ".join(f"{key} ({kind.__name__})" for key, kind in KEYS.items())
-
 
 class Bug(NamedTuple):
     name: str
@@ -64,18 +60,19 @@ def read(path, root=ROOT):
         number = re.fullmatch(r"(\d\d)_\w+", path.stem)
         if not number:
             raise ValueError("the name must be like 02_direction.toml")
-        values = {"bug": [], **tomllib.loads(path.read_text("utf-8"))}
-        for key in sorted({*values, *KEYS}):
-            empty = not values.get(key) and key != "bug"
-            if empty or not isinstance(values[key], KEYS.get(key, ())):
-                raise ValueError(f"{key} is {values.get(key)!r}. The keys are {KEY_LIST}")
-        bugs, points = [Bug(**bug) for bug in values.pop("bug")], values.pop("points")
-        points = points if all(isinstance(v, dict) for v in points.values()) else {"": points}
+        values = tomllib.loads(path.read_text("utf-8"))
+        bugs = [Bug(**bug) for bug in values.pop("bug", [])]
+        a = Assignment(number=int(number[1]), files=[], bugs=bugs, **values)
+        for key, kind in Assignment.__annotations__.items():
+            value = getattr(a, key)
+            if not isinstance(value, kind) or not (value or key in ("files", "bugs")):
+                raise ValueError(f"{key} is {value!r}: must be given, of type {kind.__name__}")
+        points = a.points if all(isinstance(v, dict) for v in a.points.values()) else {"": a.points}
         if not all(isinstance(n, int) and n > 0 for some in points.values() for n in some.values()):
             raise ValueError(f"points are whole numbers > 0, not {points}")
-        if len(values["hints"]) != 3:
-            raise ValueError(f"hints has {len(values['hints'])} texts: must have 3")
-        files = list(dict.fromkeys(place(name, root)[0] for name in values["functions"]))
-    except (ValueError, TypeError) as e:             # TypeError: a bug with other keys
+        if len(a.hints) != 3:
+            raise ValueError(f"hints has {len(a.hints)} texts: must have 3")
+        files = list(dict.fromkeys(place(name, root)[0] for name in a.functions))
+    except (ValueError, TypeError) as e:              # TypeError: a key is missing, or is no key
         raise ValueError(f"{path.name}: {e}") from e
-    return Assignment(number=int(number[1]), files=files, bugs=bugs, points=points, **values)
+    return a._replace(files=files, points=points)

@@ -42,12 +42,7 @@ def test_a_blank_and_a_constant_have_no_points_and_a_wrong_answer_some(n, outcom
 
 
 @NUMBERED
-def test_every_test_function_and_quoted_line_is_there(n):
-    for test in (test for tests in FOUND[n].points.values() for test in tests):
-        file, _, name = test.partition("::")
-        tree = blank.parsed(blank.read_text(ROOT, file))
-        assert blank.find(tree, [name.partition("[")[0]]), f"{test}: [points] names no test"
-    blank.changes(FOUND[n], next(iter(FOUND[n].points)))
+def test_every_quoted_line_is_there(n):
     wrong = wrong_answers.wrong_answers(n)
     assert len(wrong) >= 3 and len({w.name for w in wrong}) == len(wrong)
     for w in (*wrong, *FOUND[n].bugs):
@@ -257,9 +252,9 @@ def run(*words):
     return cli.main([str(word) for word in words])
 
 
-def twice(body, top=""):
-    """The right answer, but for the body of `twice`, and with lines at the module's end."""
-    return SMALL.replace("    y = SCALE * x\n", f"    {body}\n    y = SCALE * x\n") + top
+def twice(body):
+    """The right answer with one more line in `twice`."""
+    return SMALL.replace("    y = SCALE", f"    {body}\n    y = SCALE")
 
 
 def test_a_blank_keeps_signature_decorators_and_docstring():
@@ -277,14 +272,15 @@ def test_a_blank_keeps_signature_decorators_and_docstring():
 
 
 @pytest.mark.parametrize("old, new, named", [
-    ('title = "', 'titel = "', "titel"), ("minutes = 1", 'minutes = ""', "minutes"),
+    ('title = "', 'titel = "', "'titel'"), ('title = "Two functions"', "", "'title'"),
+    ("minutes = 1", 'minutes = ""', "minutes"), ("minutes = 1", "minutes = 0", "minutes"),
     ("by_hand = 1", "by_hand = 1\ncolour = 1", "colour"), ("ngdiff.twice", "no.twice", "no.twice"),
     ('" = 2', '" = 0', "points"), ('"A formula", ', "", "hints"), ("title =", "title", "Expected"),
     ("[points]", "[[bug]]\nname = '1'\n[points]", "Bug")])
 def test_a_file_of_the_wrong_format_is_refused_with_file_and_key(tmp_path, old, new, named):
     put(tmp_path / "ngdiff.py")
     path = put(tmp_path / "02_direction.toml", TOML.replace(old, new))
-    with pytest.raises(ValueError, match=f"^02_direction.toml: {named}"):
+    with pytest.raises(ValueError, match=f"^02_direction.toml: .*{named}"):
         assignments.read(path, str(tmp_path))
 
 
@@ -671,8 +667,8 @@ def test_every_score_has_the_shapes_that_the_two_services_demand(graded):
     assert body.count("`````") == 2, "a fence longer than any backticks inside"
 
 
-SECRET = SMALL.replace("    y = SCALE", "    import os\n    assert not [k for k in os.environ if "
-                       "k.startswith(('GITHUB_', 'ACTIONS_', 'RUNNER_'))]\n    y = SCALE")
+SECRET = twice("import os; assert not [k for k in os.environ if "
+               "k.startswith(('GITHUB_', 'ACTIONS_', 'RUNNER_'))]")
 
 
 @pytest.mark.parametrize("target", package.TARGETS)

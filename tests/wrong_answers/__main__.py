@@ -1,4 +1,4 @@
-"""What takes minutes: every variant of the code, every wrong answer, and the real grader on the
+"""The slow checks (minutes): every variant of the code, every wrong answer, the real grader on the
 shipped code and on the blank. Exit code 1 if something is not as it must be.
 
     python -m tests.wrong_answers [N ...]      all assignments, or those with these numbers
