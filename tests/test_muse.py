@@ -147,9 +147,8 @@ def test_what_is_missing_or_of_the_wrong_form_or_in_two_roles_is_named(folder, n
 
 
 def test_a_folder_without_worked_examples_is_read_and_run_to_the_end(
-        folder, capsys, no_drawing, monkeypatch):
+        folder, capsys, in_this_process, no_drawing):
     (folder / "knowmem" / "retain_qa_icl.json").unlink()
-    monkeypatch.setattr("harness.processes.side_by_side", lambda f, jobs, *_: [f(*j) for j in jobs])
     code, results = go(folder / "cache", folder / "out", "--level", base=small(folder))
     names = {"forget_verbmem", "retain_knowmem", "privleak"}
     assert code == 0 and names <= results["models"]["ngdiff"].keys()
