@@ -233,30 +233,28 @@ def test_only_rows_with_wrong_answers_are_measured_where_some_have_them():
         m["loss"][0] - np.mean(m["loss_wrong"][0])), "facts: the plain answer stands for itself"
 
 
-@pytest.mark.parametrize("size", [1, 2, 256])
-def test_a_row_is_measured_alike_in_every_order_and_batch(size):
+@pytest.mark.parametrize("size, fit, most", [
+    (1, 9, 1), (2, 9, 2), (256, 9, 3), (256, 2, 2), (256, 0, 1)])
+def test_a_row_is_measured_alike_in_every_order_and_batch(monkeypatch, size, fit, most):
+    """size: rows at once; fit: as many of the longest as may go through the model at once."""
     rows = ROWS + [{"question": "Who is?", "answer": "Eve."}]
     said = {"sails": " Bob.", "bakes bread": " Eve bakes."}
     model, tokenizer = stub(rows, **said)
     for order in itertools.permutations(rows):
         examples = data.encode_rows(tokenizer, order)
+        longest = max(len(e.tokens) for e in examples)
+        monkeypatch.setattr(measuring, "TOKENS_AT_ONCE", fit * longest)
         losses = measuring.token_losses(model, examples, size)
+        assert max(model.sizes) == most, "one, even if it is longer"
         for e, some in zip(examples, losses):
             assert some == pytest.approx(np.array(e.tokens[e.n_prompt:]) / 10)
+        model.sizes.clear()
         prompts = [e.tokens[:e.n_prompt] for e in examples]
         answers = measuring.generate(model, tokenizer, prompts, 9, size)
         assert [tokenizer.decode(ids) for ids in answers] == [
             said.get(row["question"][4:-1], "") for row in order]
-    assert max(model.sizes) == min(size, 3), "no batch is larger than was asked"
-
-
-def test_long_rows_go_through_the_model_a_few_at_a_time(monkeypatch):
-    model, tokenizer = stub([{"question": "", "answer": "a b c"}])
-    examples = [data.encode(tokenizer, "", "a b c")] * 7            # of 5 tokens each
-    for at_once, sizes in ((12, [2, 2, 2, 1]), (3, [1] * 7)):       # one, even if it is longer
-        monkeypatch.setattr(measuring, "TOKENS_AT_ONCE", at_once)
-        model.sizes = []
-        assert len(measuring.token_losses(model, examples)) == 7 and model.sizes == sizes
+        assert max(model.sizes) == min(size, 3)
+        model.sizes.clear()
 
 
 def measured():
