@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -673,12 +674,10 @@ SECRET = twice("import os; assert not [k for k in os.environ if "
                "k.startswith(('GITHUB_', 'ACTIONS_', 'RUNNER_'))]")
 
 
-@pytest.mark.parametrize("target, wrong", [
-    ("gradescope", ["no Python"]), ("classroom50", ["blank", "an endless loop"])])
-def test_a_package_grades_right_and_wrong_work(target, wrong, small, tmp_path):
-    """In a fresh folder without git; on Classroom 50 the job's secrets do not reach the work. Both
-    use one grader."""
-    own, at, env = tmp_path / "p", tmp_path / "p" / "submission", {**os.environ, **RUNNER}
+@pytest.mark.parametrize("target", package.TARGETS)
+def test_a_package_grades_right_blank_broken_and_looping_work(target, small, tmp_path):
+    """In fresh folders without git; on Classroom 50 the job's secrets do not reach the work."""
+    own, env, right = tmp_path / "package", {**os.environ, **RUNNER}, SMALL
     assert run("package", 3, own, "--for", target) == 0
     if target == "gradescope":
         shutil.unpack_archive(own / "autograder.zip", own / "source")
@@ -686,22 +685,29 @@ def test_a_package_grades_right_and_wrong_work(target, wrong, small, tmp_path):
         check_gradescope((own / "source" / "not-graded.json").read_text())
         python = put(own / "venv" / "bin" / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         python.chmod(0o755)
-        command, result = ["bash", own / "run_autograder"], own / "results" / "results.json"
-        follows_rules, right = check_gradescope, SMALL
+        command, script, result = "bash", "run_autograder", "results/results.json"
     else:
-        bundle, result = own / "autograders" / "ngdiff-03", put(at / "result.json", "a stale one")
-        assert sum(map(len, texts(bundle).values())) < 10 * 2**20, "a bundle has 10 MB at most"
-        command, env = [sys.executable, bundle / "autograder.py"], env | {
-            "GITHUB_OUTPUT": "secret", "RUNNER_TEMP": "secret"}
-        follows_rules, right = check_classroom50, SECRET
-    for source in (right, *(HOSTILE[name][0] for name in wrong if name in HOSTILE)):
-        put(at / "ngdiff.py", source)
-        assert subprocess.run(command, cwd=at, env=env).returncode == 0
-        follows_rules(result.read_text())
-        points = sum(test["score"] for test in json.loads(result.read_text())["tests"])
-        assert points == (6 if source == right else 0)
+        assert sum(map(len, texts(own).values())) < 10 * 2**20, "a bundle has 10 MB at most"
+        put(own / "submission" / "result.json", "a stale one")
+        env, right = env | {"GITHUB_OUTPUT": "secret", "RUNNER_TEMP": "secret"}, SECRET
+        command, script = sys.executable, "autograders/ngdiff-03/autograder.py"
+        result = "submission/result.json"
+
+    def points(source):
+        machine = tmp_path / str(len(source))
+        shutil.copytree(own, machine)
+        cwd = put(machine / "submission" / "ngdiff.py", source).parent
+        assert subprocess.run([command, machine / script], cwd=cwd, env=env).returncode == 0
+        written = (machine / result).read_text()
+        (check_gradescope if target == "gradescope" else check_classroom50)(written)
+        return sum(test["score"] for test in json.loads(written)["tests"])
+    wrong = [HOSTILE[name][0] for name in ("blank", "no Python", "an endless loop")
+             if name in HOSTILE]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(points, [right, *wrong])) == [6] + [0] * len(wrong)
     if target == "classroom50":
-        assert "**0 of 6 points**" in (at / "release-body.md").read_text()
+        body = tmp_path / str(len(right)) / "submission" / "release-body.md"
+        assert "**6 of 6 points**" in body.read_text()
 
 
 @pytest.mark.parametrize("n, target", [(2, "classroom50"), (12, "gradescope")])
