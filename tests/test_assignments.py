@@ -274,7 +274,7 @@ def test_a_blank_keeps_signature_decorators_and_docstring():
 
 @pytest.mark.parametrize("old, new, named", [
     ('title = "', 'titel = "', "'titel'"), ('title = "Two functions"', "", "'title'"),
-    ("minutes = 1", 'minutes = ""', "minutes"), ("minutes = 1", "minutes = 0", "minutes"),
+    ("minutes = 1", 'minutes = "ten"', "minutes"), ("minutes = 1", "minutes = 0", "minutes"),
     ("by_hand = 1", "by_hand = 1\ncolour = 1", "colour"), ("ngdiff.twice", "no.twice", "no.twice"),
     ('" = 2', '" = 0', "points"), ('"A formula", ', "", "hints"), ("title =", "title", "Expected"),
     ("[points]", "[[bug]]\nname = '1'\n[points]", "Bug")])
@@ -394,7 +394,7 @@ HOSTILE = {
     "sys.exit(0)": (twice("import sys; sys.exit(0)"), 4, "graded", "2 of 3"),
     "stops pytest": (twice("import pytest; pytest.exit('passed', 0)"), 0, "stopped", "stopped in"),
     "prints results": (twice("print('10 passed in 0.1s'); return 1"), 4, "graded", "2 of 3"),
-    "floods of output": (twice("for _ in range(30): print('x' * 10**7)"), 6, "graded", "3 of 3"),
+    "floods of output": (twice("for _ in range(10): print('x' * 10**7)"), 6, "graded", "3 of 3"),
     "a huge file": (twice("open('big', 'wb').write(bytes(10**8))"), 4, "graded", "2 of 3"),
     "16 gigabytes": (twice("bytearray(2**34)"), 4, "graded", "2 of 3"),
     "a thread": (twice("import threading, time; threading.Thread(target=time.sleep, args=(1e6,))"
