@@ -5,16 +5,12 @@ your own", says what stands in such a file. All else follows from it: a body is 
 `raise NotImplementedError("assignment N")` (see blank.py), so the sources hold no solution markers
 and there is no second copy of any code.
 """
-import os
 import re
 import tomllib
+from pathlib import Path
 from typing import NamedTuple
 
 from assignments.blank import ROOT, place
-
-
-KEYS = dict(title=str, section=str, minutes=int, by_hand=int, functions=list, hints=list, text=str,
-            points=dict, bug=list)
 
 
 class Bug(NamedTuple):
@@ -54,39 +50,29 @@ class Assignment(NamedTuple):
 def load(root=ROOT):
     """{number: Assignment} from the files in root/assignments, in order. ValueError, with file and
     key, for a file that is not as TEACHING.md says."""
-    folder, found = os.path.join(root, "assignments"), {}
-    for name in sorted(os.listdir(folder)):
-        if name.endswith(".toml"):
-            number = re.match(r"(\d\d)_\w+\.toml$", name)
-            if not number:
-                raise ValueError(f"assignments/{name}: the name must be like 02_direction.toml")
-            found[int(number[1])] = read(os.path.join(folder, name), int(number[1]), root)
-    return found
+    paths = sorted(Path(root, "assignments").glob("*.toml"))
+    return {a.number: a for a in (read(path, root) for path in paths)}
 
 
-def read(path, number, root=ROOT):
+def read(path, root=ROOT):
     """The Assignment in the file `path`. ValueError as in `load`."""
-    def demand(right, key, what):
-        if not right:
-            raise ValueError(f"{os.path.relpath(path, root)}: {key} {what}")
-    with open(path, "rb") as f:
-        try:
-            values = {"bug": [], **tomllib.load(f)}
-        except tomllib.TOMLDecodeError as e:
-            raise ValueError(f"{os.path.relpath(path, root)}: {e}") from e
-    for key in sorted({*values, *KEYS}):
-        demand(key in KEYS, key, f"is no key: the keys are {', '.join(KEYS)}")
-        demand(isinstance(values.get(key), KEYS[key]) and (values[key] or key == "bug"), key,
-               f"is {values.get(key)!r}: must be given, of type {KEYS[key].__name__}")
-    demand(len(values["hints"]) == 3, "hints", f"has {len(values['hints'])} texts: must have 3")
-    bugs, points = values.pop("bug"), values.pop("points")
-    demand(all(set(b) == set(Bug._fields) for b in bugs), "bug", "must have name, file, old, new")
-    points = points if all(isinstance(tests, dict) for tests in points.values()) else {"": points}
-    for test, n in [pair for tests in points.values() for pair in tests.items()]:
-        demand(isinstance(n, int) and n > 0, "points", f"of {test} are {n!r}: a whole number > 0")
     try:
-        files = list(dict.fromkeys(place(name, root)[0] for name in values["functions"]))
-    except ValueError as e:
-        demand(False, "functions", e)
-    return Assignment(number=number, files=files, bugs=[Bug(**bug) for bug in bugs], points=points,
-                      **values)
+        number = re.fullmatch(r"(\d\d)_\w+", path.stem)
+        if not number:
+            raise ValueError("the name must be like 02_direction.toml")
+        values = tomllib.loads(path.read_text("utf-8"))
+        bugs = [Bug(**bug) for bug in values.pop("bug", [])]
+        a = Assignment(number=int(number[1]), files=[], bugs=bugs, **values)
+        for key, kind in Assignment.__annotations__.items():
+            value = getattr(a, key)
+            if not isinstance(value, kind) or not (value or key in ("files", "bugs")):
+                raise ValueError(f"{key} is {value!r}: must be given, of type {kind.__name__}")
+        points = a.points if all(isinstance(v, dict) for v in a.points.values()) else {"": a.points}
+        if not all(isinstance(n, int) and n > 0 for some in points.values() for n in some.values()):
+            raise ValueError(f"points are whole numbers > 0, not {points}")
+        if len(a.hints) != 3:
+            raise ValueError(f"hints has {len(a.hints)} texts: must have 3")
+        files = list(dict.fromkeys(place(name, root)[0] for name in a.functions))
+    except (ValueError, TypeError) as e:              # TypeError: a key is missing, or is no key
+        raise ValueError(f"{path.name}: {e}") from e
+    return a._replace(files=files, points=points)

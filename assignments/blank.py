@@ -6,6 +6,7 @@ import shutil
 import tokenize
 import zipfile
 from functools import lru_cache
+from pathlib import Path
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))    # the project, or a copy of it
 STATE = ".assignments.json"      # in a copy: which assignment it is, points so far, hints shown
@@ -78,11 +79,9 @@ def blanked(source, path, condition, number):
 
 def project_files(root=ROOT):
     """Paths, relative to `root`, of what a copy consists of."""
-    files = [top for top in TOP if os.path.isfile(os.path.join(root, top))]
-    for top in TOP:
-        for folder, _, names in os.walk(os.path.join(root, top)):
-            files += [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
-                      for name in names if not name.endswith(".pyc")]
+    tops = [Path(root, top) for top in TOP]
+    files = [path.relative_to(root).as_posix() for top in tops for path in (top, *top.rglob("*"))
+             if path.is_file() and path.suffix != ".pyc"]
     return sorted(file for file in files if not file.startswith(ANSWERS))
 
 
@@ -112,18 +111,17 @@ def start(assignment, folder, root=ROOT):
     refuse_used(folder)
     files = project_files(root)
     for part in assignment.points:
-        changed, own = changes(assignment, part, root), os.path.join(folder, part)
+        own = os.path.join(folder, part)
         for file in files:
             os.makedirs(os.path.dirname(os.path.join(own, file)), exist_ok=True)
-            if file in changed:
-                write_text(own, file, changed[file])
-            elif file == "README.md":
-                write_text(own, file, f"{assignment.task}\n---\n\n{read_text(root, file)}")
-            elif file.startswith("assignments/") and file.endswith(".toml"):    # [[bug]]: answers
+            shutil.copyfile(os.path.join(root, file), os.path.join(own, file))
+            if file.startswith("assignments/") and file.endswith(".toml"):    # [[bug]]: answers
                 write_text(own, file, read_text(root, file).partition("\n[[bug]]")[0] + "\n")
-            else:
-                shutil.copyfile(os.path.join(root, file), os.path.join(own, file))
-        write_text(own, STATE, json.dumps({"assignment": assignment.number, "part": part}) + "\n")
+        readme = f"{assignment.task}\n---\n\n{read_text(root, 'README.md')}"
+        state = json.dumps({"assignment": assignment.number, "part": part}) + "\n"
+        own_texts = {"README.md": readme, STATE: state, **changes(assignment, part, root)}
+        for file, text in own_texts.items():
+            write_text(own, file, text)
         with zipfile.ZipFile(os.path.join(own, PRISTINE), "w", zipfile.ZIP_DEFLATED) as z:
             for file in files:
                 if file.endswith((".py", ".toml", ".ini")):

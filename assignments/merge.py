@@ -64,8 +64,7 @@ def merge_bodies(ours, theirs, paths, left_out):
     """Merge the statements of a module, or of a class, into those of ours."""
     ours.body = one_by_one(ours.body)
     known = {name: node for node in ours.body for name in binds(node)}
-    shipped = {ast.dump(node): node for node in ours.body}
-    at = max((i + 1 for i, node in enumerate(ours.body) if isinstance(node, IMPORTS)), default=0)
+    shipped, at = {ast.dump(node): node for node in ours.body}, 0
     for node in one_by_one(theirs.body):
         names, why = binds(node), "not part of the assignment"
         old = known.get(min(names, default=None))
@@ -79,10 +78,7 @@ def merge_bodies(ours, theirs, paths, left_out):
             merge_bodies(old, node, inner, left_out)
             at = ours.body.index(old) + 1
         elif names and not names & set(known) and not (why := unusable(node)):
-            if getattr(node, "module", "") == "__future__":
-                at = 1 if ast.get_docstring(ours) else 0
             ours.body.insert(at, node)               # where the student has it
-            known.update(dict.fromkeys(names, node))
             at += 1
         elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
             text = ast.unparse(node).splitlines()[0][:50]
@@ -102,8 +98,7 @@ def binds(node):
         return {alias.asname or alias.name for alias in node.names}
     targets = getattr(node, "targets", [getattr(node, "target", None)])
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        return {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name) and
-                isinstance(n.ctx, ast.Store)}
+        return {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
     return {name} if isinstance(name := getattr(node, "name", None), str) else set()
 
 

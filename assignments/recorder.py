@@ -89,6 +89,7 @@ class Recorder:
         self.tell(begin=nodeid.partition("::")[2])
 
     def pytest_runtest_makereport(self, item, call):
+        """Note why a test failed; of its further cases that fail, only that they do."""
         if call.excinfo:
             first = item.originalname not in self.told          # of its cases that fails
             self.lines = self.lines or (explained(item, call.excinfo) if first else ["failed too"])

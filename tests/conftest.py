@@ -2,6 +2,7 @@
 import csv
 import json
 import signal
+import types
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,27 @@ def go(cache, out, *words, base=SMALL):
     code = code_of([*base, "--cache", cache, "--out", out, *words])
     path = Path(out) / "results.json"
     return code, json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+class Stub:
+    """A model whose loss on a token is a tenth of its number, and whose context has T tokens.
+    said: the token ids that it answers to a prompt's."""
+
+    def __init__(self, said, T=None):
+        self.said, self.config = said, types.SimpleNamespace(block_size=T)
+        self.sizes, self.prompts = [], []                # of the batches; all prompts
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def token_losses(self, batch):
+        self.sizes.append(len(batch.tokens))
+        return batch.labels / 10.0
+
+    def generate(self, prompts, max_new, stop):
+        self.sizes.append(len(prompts))
+        self.prompts += prompts
+        return [self.said(prompt)[:max_new] for prompt in prompts]
 
 
 def rows(path):

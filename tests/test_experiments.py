@@ -3,7 +3,6 @@ import copy
 import json
 import math
 import shutil
-import signal
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 import metrics
 import train
-from conftest import in_turn
+from conftest import stay_here
 from experiments import (ablate, ask, audit, batches, compare, folders, pictures, rates, relearn,
                          shared, tradeoff)
 from harness import files, flags, names, processes, report, sources
@@ -27,11 +26,9 @@ def finished(tmp_path_factory):
     """(flags, run folder) of a finished run: all tests share its models."""
     at = tmp_path_factory.mktemp("run")
     argv = [*SMALL, "--cache", str(at / "cache")]
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(processes, "side_by_side", in_turn)
-        m.setattr(signal, "signal", lambda *_: None)
-        m.setattr(report, "png", lambda *_: b"")
-        torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        stay_here(patch)
+        patch.setattr(report, "png", lambda *_: b"")
         train.main([*argv, "--out", str(at / "out")])
     return argv, at / "out"
 

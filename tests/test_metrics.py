@@ -11,10 +11,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 import data
 import metrics
+from conftest import Stub
 from harness import measuring
 
 pytestmark = pytest.mark.filterwarnings("error")  # an overflow is a failure, not a warning
@@ -49,11 +49,6 @@ def test_rouge_l_finds_the_longest_of_all_common_subsequences():
         recall, precision, f1 = metrics.rouge_l(" ".join(a), " ".join(b))
         assert (recall, precision) == (longest / len(b), longest / len(a))
         assert metrics.rouge_l(" ".join(b), " ".join(a)) == (precision, recall, f1)
-
-
-def test_muse_mem_is_100_times_the_mean_f1_not_the_recall():
-    generated, gold = ["a b c d", "a", ""], ["a b", "a", "a"]  # F1 2/3, 1, 0; recall 1, 1, 0
-    assert metrics.muse_mem(generated, gold) == pytest.approx(100 * (2 / 3 + 1) / 3)
 
 
 # ---- likelihoods
@@ -195,25 +190,6 @@ def test_extraction_strength_counts_from_the_end_exact_memorisation_all(hits, st
 
 # ---- measuring a model
 
-class Stub:
-    """A model whose loss on a token is a tenth of its number, and whose answers are given."""
-    def __init__(self, tokenizer, answers):
-        self.tokenizer, self.answers, self.sizes = tokenizer, answers, []
-
-    def parameters(self):
-        return iter([torch.zeros(1)])
-
-    def token_losses(self, batch):
-        self.sizes.append(len(batch.tokens))
-        return batch.labels / 10.0
-
-    def generate(self, prompts, max_new, stop):
-        self.longest = max_new
-        self.sizes.append(len(prompts))
-        asked = [self.tokenizer.decode(p).strip() for p in prompts]
-        return [self.tokenizer.encode_ordinary(self.answers.get(q, "")) for q in asked]
-
-
 ROWS = [{"question": "Who sails?", "answer": "Zoe sails.", "paraphrased_answer": "It is Zoe.",
          "perturbed_answer": ["Bob sails.", "Eve."]},
         {"question": "Who bakes bread?", "answer": "Bob bakes it.",
@@ -222,26 +198,27 @@ ROWS = [{"question": "Who sails?", "answer": "Zoe sails.", "paraphrased_answer":
 
 
 def stub(rows, **answers):
+    """A model that answers "Who bakes?" with answers["bakes"]; the tokenizer."""
     tokenizer = data.word_tokenizer({"forget": rows})
-    return Stub(tokenizer, {f"Who {verb}?": answer for verb, answer in answers.items()}), tokenizer
+    said = lambda ids: tokenizer.encode_ordinary(answers.get(tokenizer.decode(ids)[4:-2], ""))
+    return Stub(said), tokenizer
 
 
 def test_measure_is_worked_out_row_by_row():
     """Losses, wrong answers of different number, the answer's own ROUGE; each row its own."""
-    model, tokenizer = stub(ROWS, sails=" Zoe sails it.")
+    model, tokenizer = stub(ROWS, sails=" Zoe sails it. Bob Bob")
     m = measuring.measure(model, tokenizer, ROWS)
     tokens = lambda answer: tokenizer.encode_ordinary(" " + answer)
     loss = lambda answer: np.mean(tokens(answer) + [tokenizer.eot_token]) / 10
     assert m["loss"] == pytest.approx([loss(row["answer"]) for row in ROWS])
     assert m["prompts"] == ["Who sails?", "Who bakes bread?"]
-    assert (m["gold"], m["answers"]) == (["Zoe sails.", "Bob bakes it."], ["Zoe sails it.", ""])
+    assert (m["gold"], m["answers"]) == (["Zoe sails.", "Bob bakes it."], ["Zoe sails it. Bob", ""])
     assert m["rouge"] == [1, 0]
     wrong = [[loss(answer) for answer in row["perturbed_answer"]] for row in ROWS]
     assert sum(map(list, m["loss_wrong"]), []) == pytest.approx(sum(wrong, []))
     assert m["log_ratio"] == pytest.approx([
         loss(row["paraphrased_answer"]) - np.mean(some) for row, some in zip(ROWS, wrong)])
     assert m["min_k"][0] == pytest.approx(max(tokens("Zoe sails.")) / 10), "1 of 3, without the end"
-    assert model.longest == len(tokens("Bob bakes it.")) + 1
 
 
 def test_only_rows_with_wrong_answers_are_measured_where_some_have_them():
@@ -256,29 +233,28 @@ def test_only_rows_with_wrong_answers_are_measured_where_some_have_them():
         m["loss"][0] - np.mean(m["loss_wrong"][0])), "facts: the plain answer stands for itself"
 
 
-@pytest.mark.parametrize("size", [1, 2, 256])
-def test_a_row_is_measured_alike_in_every_order_and_batch(size):
+@pytest.mark.parametrize("size, fit, most", [
+    (1, 9, 1), (2, 9, 2), (256, 9, 3), (256, 2, 2), (256, 0, 1)])
+def test_a_row_is_measured_alike_in_every_order_and_batch(monkeypatch, size, fit, most):
+    """size: rows at once; fit: as many of the longest as may go through the model at once."""
     rows = ROWS + [{"question": "Who is?", "answer": "Eve."}]
-    model, tokenizer = stub(rows, sails=" Bob.", **{"bakes bread": " Eve bakes."})
+    said = {"sails": " Bob.", "bakes bread": " Eve bakes."}
+    model, tokenizer = stub(rows, **said)
     for order in itertools.permutations(rows):
         examples = data.encode_rows(tokenizer, order)
+        longest = max(len(e.tokens) for e in examples)
+        monkeypatch.setattr(measuring, "TOKENS_AT_ONCE", fit * longest)
         losses = measuring.token_losses(model, examples, size)
+        assert max(model.sizes) == most, "one, even if it is longer"
         for e, some in zip(examples, losses):
             assert some == pytest.approx(np.array(e.tokens[e.n_prompt:]) / 10)
+        model.sizes.clear()
         prompts = [e.tokens[:e.n_prompt] for e in examples]
         answers = measuring.generate(model, tokenizer, prompts, 9, size)
         assert [tokenizer.decode(ids) for ids in answers] == [
-            model.answers.get(row["question"], "") for row in order]
-    assert max(model.sizes) == min(size, 3), "no batch is larger than was asked"
-
-
-def test_long_rows_go_through_the_model_a_few_at_a_time(monkeypatch):
-    model, tokenizer = stub([{"question": "", "answer": "a b c"}])
-    examples = [data.encode(tokenizer, "", "a b c")] * 7            # of 5 tokens each
-    for at_once, sizes in ((12, [1, 2, 2, 2]), (3, [1] * 7)):       # one, even if it is longer
-        monkeypatch.setattr(measuring, "TOKENS_AT_ONCE", at_once)
-        model.sizes = []
-        assert len(measuring.token_losses(model, examples)) == 7 and model.sizes == sizes
+            said.get(row["question"][4:-1], "") for row in order]
+        assert max(model.sizes) == min(size, 3)
+        model.sizes.clear()
 
 
 def measured():

@@ -1,14 +1,14 @@
 """harness/muse.py: MUSE's folder is read, cut into windows and measured as MUSE defines it."""
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import conftest
 import data
 import metrics
-import train
-from harness import flags, measuring, muse
+from conftest import Stub, go
+from harness import measuring, muse
 
 WORDS = "amber birch cedar delta ember flint grove heron inlet juniper kelp larch maple".split()
 
@@ -42,13 +42,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def argv(folder, *more):
-    return ["--data", str(folder), "--n_embd", "16", "--n_layer", "1", "--steps", "2", "--epochs",
-            "1", "--cache", str(folder / "cache"), "--out", str(folder / "out"), *more]
+def small(folder):
+    return ["--data", str(folder), *"--n_embd 16 --n_layer 1 --steps 2 --epochs 1".split()]
 
 
-def ready(folder, *more):
-    return train.prepare(flags.parse(train.Config, argv(folder, *more), train.__doc__))
+def ready(folder, *words):
+    return conftest.ready(folder, *words, base=small(folder))
 
 
 # ---- windows
@@ -85,7 +84,7 @@ def test_documents_cuts_the_files_and_keeps_what_is_still_asked_about(folder):
     with pytest.raises(ValueError, match="--documents 2"):
         ready(folder, "--documents", "2")
     with pytest.raises(ValueError, match="--documents"):               # without MUSE's folder
-        flags.parse(train.Config, ["--documents", "2"], train.__doc__)
+        conftest.ready(folder, "--documents", "2")
 
 
 def test_the_level_is_measured_on_other_documents_than_privleak_where_there_are_some(folder):
@@ -97,24 +96,14 @@ def test_the_level_is_measured_on_other_documents_than_privleak_where_there_are_
 
 # ---- measures
 
-class Parrot:
-    """A model with a context of T tokens that continues every prompt with `said`."""
-    def __init__(self, said, T):
-        self.said, self.config, self.seen = said, SimpleNamespace(block_size=T), []
-
-    def generate(self, prompts, new, stop):
-        self.seen += prompts
-        return [self.said[:new] for _ in prompts]
-
-
 def test_verbmem_counts_the_first_tokens_of_the_text_after_the_end_of_the_prompt(
         folder, monkeypatch):
     run = ready(folder)
     monkeypatch.setattr(muse, "measure_documents", lambda *_: {})
     prompt, said = (run.tokenizer.encode_ordinary(run.rows["verbmem"][0][k])
                     for k in ("question", "answer"))
-    out = muse.measure(parrot := Parrot(said, 40), run.tokenizer, run.rows)["forget"]
-    assert parrot.seen[0] == prompt[-20:], "the end of the prompt, and half of the context"
+    out = muse.measure(model := Stub(lambda _: said, 40), run.tokenizer, run.rows)["forget"]
+    assert model.prompts[0] == prompt[-20:], "the end of the prompt, and half of the context"
     assert out["gold"][0] == out["answers"][0] == run.tokenizer.decode(said[:20]).strip()
     assert out["verbmem"] == pytest.approx(metrics.muse_mem(out["answers"], out["gold"]))
 
@@ -137,9 +126,9 @@ def test_a_question_comes_after_the_worked_examples_that_fit_and_ends_where_the_
     n = [len(tokenizer.encode_ordinary(t)) for t in (example, own)]
     said = tokenizer.encode_ordinary(" reed\n\nQuestion: Who?\nAnswer: me")
     for fit in (0, 1, 3):
-        parrot = Parrot(said, 2 * (fit * n[0] + n[1]))       # half of the context is for the answer
-        out = muse.ask(parrot, tokenizer, rows, run.rows["retain_examples"])
-        assert tokenizer.decode(parrot.seen[0]) == fit * example + own
+        model = Stub(lambda _: said, 2 * (fit * n[0] + n[1]))    # half is for the answer
+        out = muse.ask(model, tokenizer, rows, run.rows["retain_examples"])
+        assert tokenizer.decode(model.prompts[0]) == fit * example + own
         assert out["answers"] == ["reed"] * len(rows) and out["gold"][0] == rows[0]["answer"]
 
 
@@ -158,10 +147,9 @@ def test_what_is_missing_or_of_the_wrong_form_or_in_two_roles_is_named(folder, n
 
 
 def test_a_folder_without_worked_examples_is_read_and_run_to_the_end(
-        folder, capsys, no_drawing, monkeypatch):
+        folder, capsys, in_this_process, no_drawing):
     (folder / "knowmem" / "retain_qa_icl.json").unlink()
-    monkeypatch.setattr("harness.processes.side_by_side", lambda f, jobs, *_: [f(*j) for j in jobs])
-    assert not train.main(argv(folder, "--level"))
-    out = json.loads((folder / "out" / "results.json").read_text("utf-8"))["models"]["ngdiff"]
-    assert {"forget_verbmem", "retain_knowmem", "privleak"} <= out.keys()
+    code, results = go(folder / "cache", folder / "out", "--level", base=small(folder))
+    names = {"forget_verbmem", "retain_knowmem", "privleak"}
+    assert code == 0 and names <= results["models"]["ngdiff"].keys()
     assert "[forget]" in capsys.readouterr().out

@@ -8,7 +8,7 @@ import pytest
 
 import metrics
 import ngdiff
-from harness import measuring, names, report, sources
+from harness import names, report
 
 MODELS = {"target": {"forget_loss": 0.01, "forget_rouge": 1.0, "membership_auc": 1.0},
           "retrain": {"forget_loss": 0.7, "forget_rouge": 0.83141, "holdout_loss": 0.8},
@@ -79,7 +79,7 @@ def test_the_log_has_a_row_a_step_and_leaves_empty_what_a_step_has_not():
 
 def drawn(fig):
     """{label: (x, y)} of every line of the figure."""
-    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+    return {line.get_label(): tuple(map(list, line.get_data()))
             for ax in fig.axes for line in ax.lines}
 
 
@@ -98,23 +98,28 @@ def test_the_curves_show_what_the_method_logs(method, level, said):
 
 
 def test_each_line_of_the_curves_is_its_own_column():
+    """With a budget also the watched loss, and the line that it must not cross."""
     rows, steps = log(), list(range(12))
     for row in rows:
         row |= {"loss_retain": 0.1 + row["step"], "loss_forget": 20.0, "norm_retain": 3.0,
                 "norm_forget": 4.0, "cos": 0.5, "lr": 0.01 * (1 + row["step"])}
+    rows[0] |= {"watched": 0.02, "room": 0.1}
+    rows[10] |= {"watched": 0.07, "room": 0.06}
     fig = report.curves(rows, MODELS, "ngdiff")
     lines = drawn(fig)
     for label, column in {"retain, to stay low": "loss_retain", "forget, to rise": "loss_forget",
                           "cosine": "cos", "retain": "norm_retain",
                           "forget": "norm_forget"}.items():
         assert lines[label] == (steps, [row[column] for row in rows])
+    assert lines["watched retain rows"] == ([0, 10], [0.02, 0.07])
     assert list(fig.axes[1].lines[0].get_ydata()) == [row["lr"] for row in rows]
     for label, height in {"forget, retrained model": MODELS["retrain"]["forget_loss"],
                           "holdout, unlearned model": MODELS["ngdiff"]["holdout_loss"],
-                          "1: Pareto stationary": 1}.items():
+                          "1: Pareto stationary": 1, "their budget": 0.02 + 0.1}.items():
         assert set(lines[label][1]) == {height}
     without = {**MODELS, "ngdiff": {"forget_loss": 1.5}}
-    assert "holdout, unlearned model" not in drawn(report.curves(rows, without, "ngdiff"))
+    found = drawn(report.curves(log(), without, "ngdiff"))
+    assert not {"holdout, unlearned model", "their budget", "watched retain rows"} & set(found)
 
 
 def test_with_the_level_loss_the_curves_show_how_the_rows_are_spread():
@@ -130,15 +135,6 @@ def test_with_the_level_loss_the_curves_show_how_the_rows_are_spread():
     assert heights == {0: {0.8}, 10: {0.0, 1.7}}
 
 
-def test_with_a_budget_the_curves_show_the_watched_loss_and_the_line_that_it_must_not_cross():
-    rows = log(11)
-    rows[0].update(watched=0.02, room=0.1)
-    rows[10].update(watched=0.07, room=0.05)
-    found = drawn(report.curves(rows, MODELS, "ngdiff"))
-    assert found["watched retain rows"] == ([0, 10], [0.02, 0.07])
-    assert found["their budget"][1] == pytest.approx([0.12, 0.12])
-
-
 def test_every_status_of_a_fit_has_a_mark_of_its_own_at_its_own_steps():
     rows, marks = log(6), dict(report.STATUSES)
     for row, status in zip(rows, marks):
@@ -148,24 +144,6 @@ def test_every_status_of_a_fit_has_a_mark_of_its_own_at_its_own_steps():
     assert found == {f"AutoLR: {status}": (mark, [step])
                      for step, (status, mark) in enumerate(marks.items())}
     assert len(set(marks.values())) == len(marks) == 6
-
-
-def test_losses_that_are_not_finite_stop_the_measuring(monkeypatch):
-    def measure(*args):
-        raise ValueError("losses, row 0 is nan")
-    monkeypatch.setattr(measuring, "measure", measure)
-    with pytest.raises(FloatingPointError, match="--lr"):
-        report.evaluate(None, None, {"forget": [{"question": "Who?"}]})
-
-
-def test_questions_and_texts_are_each_measured_their_own_way(monkeypatch):
-    monkeypatch.setattr(measuring, "measure", lambda *args: ("questions", *args))
-    monkeypatch.setattr(sources, "measure_texts", lambda *args: ("texts", *args))
-    rows = {"forget": [sources.text_row("Eve picks locks.")],
-            "forget_questions": [{"question": "Who?", "answer": "Eve."}]}
-    assert report.evaluate("model", "tokenizer", rows) == {
-        "forget": ("texts", "model", "tokenizer", rows["forget"]),
-        "forget_questions": ("questions", "model", "tokenizer", rows["forget_questions"])}
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="asks git")

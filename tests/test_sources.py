@@ -5,10 +5,11 @@ import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-import torch
 
 import data
+from conftest import Stub
 from harness import measuring, sources
 from test_data import write_tofu
 
@@ -36,22 +37,10 @@ def asked(name):
     return {"question": f"What is {name}?", "answer": f"It is {name}."}
 
 
-@pytest.mark.parametrize("name, row, named", [
-    ("holdout10", asked("forgotten 4"), r"holdout10.json\D*1\b.*forget10_perturbed.json\D*5\b"),
-    ("holdout10", asked("new") | {"perturbed_answer": "b"}, r"holdout10.json\D*1\b.*perturbed_ans"),
-    ("retain90", asked("retained 4"), None), ("world_facts_perturbed", asked("new"), None)])
-def test_tofus_rows_are_checked_and_may_repeat_in_a_set(tmp_path, name, row, named):
-    path = write_tofu(tmp_path) / f"{name}.json"
-    path.write_text(json.dumps(row) + "\n" + path.read_text("utf-8"), "utf-8")
-    with refused(named):
-        load(tmp_path, authors=10)
-
-
-def test_tofu_without_a_retain_row_to_measure_is_refused(tmp_path):
-    """Else a line of the table would be missing."""
-    path = write_tofu(tmp_path) / "retain_perturbed.json"
-    path.write_text(path.read_text("utf-8").replace("It is", "It was"), "utf-8")
-    with refused("perturbed_answer.* retain "):
+def test_tofus_rows_are_checked(tmp_path):
+    path = write_tofu(tmp_path) / "holdout10.json"
+    path.write_text(json.dumps(asked("forgotten 4")) + "\n" + path.read_text("utf-8"), "utf-8")
+    with refused(r"holdout10.json\D*1\b.*forget10_perturbed.json\D*5\b"):
         load(tmp_path, authors=10)
 
 
@@ -219,36 +208,21 @@ def test_an_answer_that_rouge_cannot_see_is_told(tmp_path, monkeypatch, capsys, 
 
 # ---- measuring texts
 
-class Parrot:
-    """A model that goes on as `text` (token ids) does."""
-    def __init__(self, text):
-        self.text = text
-
-    def parameters(self):
-        return iter([torch.zeros(1)])
-
-    def token_losses(self, batch):
-        return torch.arange(len(batch.labels)) / 10.0
-
-    def generate(self, prompts, max_new, stop):
-        self.prompts = prompts
-        return [(self.text[len(p):] + p[1:] + p[1:])[:max_new] for p in prompts]
-
-
 def test_verbmem_is_the_rouge_of_the_second_half_given_the_first():
     rows = [sources.text_row("Ann keeps bees in Lima."),
             sources.text_row("Ann keeps bees in Lima and makes jam.")]
     tokenizer = data.word_tokenizer({"forget": rows})
     short, long = (e.tokens for e in data.encode_rows(tokenizer, rows))
-    model = Parrot(long)
+    model = Stub(lambda prompt: long[len(prompt):] + 2 * prompt[1:])
     m = sources.measure_texts(model, tokenizer, rows)
     assert model.prompts == [short[:4], long[:5]], "end of text, and half of 6 or 9 tokens"
     assert m["prompts"] == ["Ann keeps bees", "Ann keeps bees in"]
     assert m["gold"] == ["in Lima.", "Lima and makes jam."]
     assert m["answers"] == ["in Lima and", "Lima and makes jam."], "no longer than the true one"
     assert m["verbmem"] == pytest.approx(100 * (0.8 + 1) / 2)      # F1 of 2 of 3 and 2 of 2 words
-    assert m["loss"] == pytest.approx([0.3, 1.15]) and "rouge" not in m
-    assert m["min_k"] == pytest.approx([0.45, 1.4]), "the worst 40% of the labels, the end left out"
+    assert m["loss"] == pytest.approx([np.mean(ids[1:]) / 10 for ids in (short, long)])
+    worst = [np.mean(sorted(ids[1:-1])[-k:]) / 10 for ids, k in ((short, 2), (long, 3))]
+    assert m["min_k"] == pytest.approx(worst) and "rouge" not in m, "40% of 6 and of 9"
 
 
 def test_a_summary_of_texts_has_verbmem_and_knowmem():

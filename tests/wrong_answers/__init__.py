@@ -2,7 +2,7 @@
 answers to one assignment: [[wrong]] tables with name (the mistake, in words), file, old (the
 shipped lines, which stand there once) and new. Each must lose points, and not all of them.
 
-    python -m tests.wrong_answers [N ...]    all of them, and more: see __main__.py
+    python -m tests.wrong_answers [N ...]    all of them, and the real grader: minutes
 
 The ordinary suite runs a sample (tests/test_assignments.py). One process runs the tests once for
 each variant of the code: it imports the tests once and swaps the code of the functions.
@@ -12,13 +12,14 @@ import inspect
 import json
 import multiprocessing
 import os
-import time
 import tomllib
 from contextlib import contextmanager
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 import assignments
 from assignments import blank, recorder
@@ -41,14 +42,12 @@ def around(bug):
     source = blank.read_text(ROOT, bug.file)
     blank.replaced(source, bug)                  # says so if the lines are not there
     line = source[:source.index(bug.old.lstrip("\n"))].count("\n") + 1
-    path, body = [], blank.parsed(source).body
-    while body:
-        node = next((n for n in body if hasattr(n, "name") and n.lineno <= line <= n.end_lineno),
-                    None)
-        path, body = (path + [node.name], node.body) if node else (path, None)
-        if isinstance(node, ast.FunctionDef):
-            break
-    return ".".join([bug.file.removesuffix(".py").replace("/", "."), *path])
+    inside = [node for node in ast.walk(blank.parsed(source))            # the outer ones first
+              if isinstance(node, (ast.ClassDef, ast.FunctionDef))
+              and node.lineno <= line <= node.end_lineno]
+    end = [isinstance(node, ast.FunctionDef) for node in inside].index(True) + 1
+    module = bug.file.removesuffix(".py").replace("/", ".")
+    return ".".join([module, *(node.name for node in inside[:end])])
 
 
 def variants(a, sample):
@@ -74,26 +73,19 @@ def variants(a, sample):
 @contextmanager
 def swapped(changes):
     """The functions with their code from other sources, wherever they were imported to."""
-    undo = []
-    for name, source in changes:
-        file, path, _ = blank.place(name)
-        owner = module = import_module(file.removesuffix(".py").replace("/", "."))
-        for part in path[:-1]:
-            owner = vars(owner)[part]
-        function = vars(owner)[path[-1]]
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
-        function = inspect.unwrap(function.fget if isinstance(function, property) else function)
-        node = blank.find(ast.parse(source), path)
-        node.decorator_list, scope = [], dict(vars(module))
-        exec(compile(ast.Module([node], []), file, "exec"), scope)
-        undo.append((function, function.__code__))
-        function.__code__ = scope[path[-1]].__code__
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, source in changes:
+            file, path, _ = blank.place(name)
+            module = import_module(file.removesuffix(".py").replace("/", "."))
+            function = vars(reduce(getattr, path[:-1], module))[path[-1]]
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
+            function = inspect.unwrap(function.fget if isinstance(function, property) else function)
+            node, scope = blank.find(ast.parse(source), path), dict(vars(module))
+            node.decorator_list = []
+            exec(compile(ast.Module([node], []), file, "exec"), scope)
+            patch.setattr(function, "__code__", scope[path[-1]].__code__)
         yield
-    finally:
-        for function, code in reversed(undo):
-            function.__code__ = code
 
 
 class Variants:
@@ -105,32 +97,21 @@ class Variants:
 
     def pytest_runtestloop(self, session):
         for n, a in self.found.items():
-            seconds = {test: 0 for some in a.points.values() for test in some}
             items = {test: [item for item in session.items if item.nodeid == test or
-                            item.nodeid.startswith(test + "[")] for test in seconds}
+                            item.nodeid.startswith(test + "[")]
+                     for some in a.points.values() for test in some}
             for variant, changes in variants(a, self.sample).items():
                 outcome = self.outcomes[n][variant] = {}
                 with swapped(changes):
-                    for test in sorted(seconds, key=seconds.get):        # the fast ones first
-                        started = time.perf_counter()
-                        outcome[test] = bool(items[test]) and all(map(passes, items[test]))
-                        seconds[test] = max(seconds[test], time.perf_counter() - started)
+                    for test, some in items.items():
+                        outcome[test] = bool(some) and all(map(passes, some))
                         if ".toml: " in variant and len(set(outcome.values())) == 2:
                             break                          # one passes, one fails: enough is known
         return True
 
 
 def passes(item):
-    def once():
-        item.session._setupstate.setup(item)
-        item.runtest()
-    if not item._request:
-        item._initrequest()
-    try:
-        return pytest.CallInfo.from_call(once, "call").excinfo is None
-    finally:
-        item.session._setupstate.teardown_exact(None)
-        item._request, item.funcargs = False, None
+    return all(report.passed for report in runtestprotocol(item, log=False))
 
 
 def run_here(numbers, sample, path):
@@ -143,7 +124,8 @@ def run_here(numbers, sample, path):
     tests = {test.partition("[")[0] for a in found.values() for some in a.points.values()
              for test in some}
     plugin = Variants(found, sample)
-    if pytest.main([*sorted(tests), "-s", "-q", *recorder.PLUGINS], plugins=[plugin]) == 0:
+    words = [*sorted(tests), "-s", "-q", "--tb=no", *recorder.PLUGINS]
+    if pytest.main(words, plugins=[plugin]) == 0:
         Path(path).write_text(json.dumps(plugin.outcomes), "utf-8")
 
 
