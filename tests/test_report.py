@@ -8,7 +8,7 @@ import pytest
 
 import metrics
 import ngdiff
-from harness import names, report
+from harness import measuring, names, report
 
 MODELS = {"target": {"forget_loss": 0.01, "forget_rouge": 1.0, "membership_auc": 1.0},
           "retrain": {"forget_loss": 0.7, "forget_rouge": 0.83141, "holdout_loss": 0.8},
