@@ -194,7 +194,7 @@ def ready(argv):
     parser = shared.parser("prices", __doc__)
     parser.add_argument("wheel", metavar="FILE.whl")
     parser.add_argument("--year", type=int, default=1987, help="whose prices are forgotten")
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0, help="draws the batches")
     parser.add_argument("--level", action="store_true", help="forget up to the loss of a guess")
     parser.add_argument("--adam", action="store_true")
