@@ -255,7 +255,7 @@ def training_stage(run, title, threads):
     """The Stage that trains the target or the retrained model, before it begins."""
     examples, config, model = run.learned[title], run.config, copy.deepcopy(run.initial)
     steps = max(1, round(config.epochs * -(-len(examples) // config.train_batch)))
-    made_of = names.ingredients((train, gpt.GPT, Stage), config, examples, steps=steps,
+    made_of = names.ingredients((train, type(model), Stage), config, examples, steps=steps,
                                 threads=threads, initial=names.model_digest(model))
     return Stage(title, steps, model, config.cache, made_of)
 
@@ -287,7 +287,7 @@ def unlearning_stage(run, target):
     """The Stage that unlearns, from the target's, before it begins. The number of steps is no part
     of its name: step t does not depend on it. (If you change that, read it as config.steps.)"""
     config, model = run.config, copy.deepcopy(target.model)
-    made_of = names.ingredients((unlearn, gpt.GPT, Stage), config, run.examples, target=target.name,
+    made_of = names.ingredients((unlearn, type(model), Stage), config, run.examples, target=target.name,
                                 threads=torch.get_num_threads())
     return Stage(config.method, config.steps, model, config.cache, made_of)
 
