@@ -43,17 +43,19 @@ class Config:
     data: str = flag("", "TOFU's folder, a file of rows or a folder of texts "
                      "(docs/data.md); muse: the built-in authors as texts")
     forget: str = flag("forget10", "share of the authors to forget", choices=tuple(SPLITS))
-    authors: int = flag(160, "how many authors in all", data=200)
+    authors: int = flag(160, "how many authors in all", gguf=30, data=200)
     documents: int = flag(0, "MUSE's folder: so many documents of each file; default: all")
     seed: int = flag(0, "random seed of the data, the weights and the batches")
     # model
     n_layer: int = flag(2, "transformer blocks")
     n_embd: int = flag(128, "width", muse=128, data=192)
-    init: str = flag("", "published GPT-2 weights to start from (.safetensors, .bin, .pt or .pth)")
+    init: str = flag("", "published weights to start from: GPT-2's (.safetensors, .bin, .pt, .pth) or "
+                     "a Llama's (.gguf)")
     # training the target and the retrained model
-    epochs: float = flag(40, "passes over the training rows", muse=8)
-    train_batch: int = flag(32, "rows a step", muse=8)
-    train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0", init=1e-4)
+    epochs: float = flag(40, "passes over the training rows", gguf=12, muse=8)
+    train_batch: int = flag(32, "rows a step", gguf=16, muse=8)
+    train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0",
+                           gguf=2e-4, init=1e-4)
     weight_decay: float = flag(0.3, "", init=0.01, muse=0.05)      # AdamW's; no flag
     # unlearning
     method: str = flag("ngdiff", "which direction to step along", choices=METHODS)
@@ -66,13 +68,14 @@ class Config:
     lazy: int = flag(0, "AutoLR fits the rate at every so many steps; 0: never. Default: 10 with "
                      "ngdiff, else 0")
     budget: float = flag(0.0, "ours, for small batches: AutoLR lets the loss of 32 watched retain "
-                         "rows rise by so many nats, and steps use a mean of past retain gradients")
-    steps: int = flag(80, "unlearning steps")
+                         "rows rise by so many nats, and steps use a mean of past retain gradients",
+                         gguf=0.03)
+    steps: int = flag(80, "unlearning steps", gguf=40)
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
                       "retain rows (--level: a quarter), but no more than 400; 64 of MUSE's",
-                      muse=64)
+                      gguf=16, muse=64)
     micro_batch: int = flag(0, "rows in memory at once, same result; default: 72 on the CPU, "
-                            "where that is fastest, the whole batch on a GPU")
+                            "where that is fastest, the whole batch on a GPU", gguf=8)
     # the run
     out: str = flag("", "run folder; default: out/ and a name made of the flags")
     cache: str = flag("out/cache", "folder of the stages' states")
@@ -153,7 +156,8 @@ def train(stage, examples, config):
     """
     model, steps, params = stage.model, stage.steps, list(stage.model.parameters())
     saved = stage.restore()                  # a run that was killed: weights, step and log too
-    m, v = saved or ([torch.zeros_like(p) for p in params] for _ in range(2))   # AdamW's moments
+    if stage.step < steps:                   # AdamW's moments
+        m, v = saved or ([torch.zeros_like(p) for p in params] for _ in range(2))
     order = data.shuffled(len(examples), config.train_batch, config.seed, stage.step)
     for step in range(stage.step, steps):
         warm_up, decay = (step + 1) / (0.1 * steps), (1 - step / steps) / 0.9
@@ -167,7 +171,7 @@ def train(stage, examples, config):
                   weight_decay=config.weight_decay, amsgrad=False, maximize=False, fused=True)
         if (step + 1) % max(1, steps // 10) == 0:        # rarely: .item() makes the CPU wait
             stage.record(step, loss=loss.item())
-        stage.save(step + 1, [m, v])
+        stage.save(step + 1, [m, v] if step + 1 < steps else None)     # nobody goes on from the end
 
 
 # --------------------------------------------------------------------------- unlearning
@@ -274,10 +278,11 @@ def train_both(run):
     after the other on a GPU, or where processes share every batch."""
     alone = run.config.device == "cpu" and processes.rank_and_size()[1] == 1
     threads = max(1, torch.get_num_threads() // (2 if alone else 1))
-    stages = {title: training_stage(run, title, threads) for title in run.learned}
-    jobs = [(run, title, threads, stage.name) for title, stage in stages.items()
-            if alone and not stage.finished()]
+    new = partial(training_stage, run, threads=threads)
+    jobs = [(run, title, threads, stage.name) for title in run.learned if alone
+            for stage in [new(title)] if not stage.finished()]
     list(processes.side_by_side(train_one, jobs, min(2, torch.get_num_threads()), threads))
+    stages = {title: new(title) for title in run.learned}        # no large model waited here
     for title, stage in stages.items():
         train(stage, run.learned[title], run.config)         # or read what was trained
     return stages

@@ -117,7 +117,8 @@ def test_a_state_cannot_run_code(tmp_path):
             return os.system, (f"touch {tmp_path}/owned",)
     torch.save({"model": Evil()}, tmp_path / "evil.state")
     path = str(tmp_path / "evil.state")
-    stages.write_sealed(path, b"\0" * 8 + Path(path).read_bytes())
+    content = b"\0" * 8 + Path(path).read_bytes()
+    stages.write_sealed(path, lambda f: f.write(content))
     with pytest.raises(Exception, match="(?i)weights"):
         stages.read(path)
     assert not (tmp_path / "owned").exists()
