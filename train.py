@@ -49,8 +49,8 @@ class Config:
     # model
     n_layer: int = flag(2, "transformer blocks")
     n_embd: int = flag(128, "width", muse=128, data=192)
-    init: str = flag("", "published weights to start from: GPT-2's (.safetensors, .bin, .pt, .pth) or "
-                     "a Llama's (.gguf)")
+    init: str = flag("", "published weights to start from: GPT-2's (.safetensors, .bin, .pt or "
+                     ".pth) or a Llama's (.gguf)")
     # training the target and the retrained model
     epochs: float = flag(40, "passes over the training rows", gguf=12, muse=8)
     train_batch: int = flag(32, "rows a step", gguf=16, muse=8)
@@ -247,7 +247,8 @@ def prepare(config):
                 "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
     # With fewer rows the gradient at a memorised minimum is mostly noise.
     share = -(-len(examples["retain"]) // (4 if config.level else 2))
-    config = replace(config, batch=config.batch or min(400, share))
+    config = replace(config, batch=config.batch or min(400, share),
+                     n_layer=initial.config.n_layer, n_embd=initial.config.n_embd)   # of --init
     flags.check_sets(config, examples)
     learned = {title: [e for name in encoded if not name.startswith(without)
                        for e in encoded[name]]
@@ -292,8 +293,8 @@ def unlearning_stage(run, target):
     """The Stage that unlearns, from the target's, before it begins. The number of steps is no part
     of its name: step t does not depend on it. (If you change that, read it as config.steps.)"""
     config, model = run.config, copy.deepcopy(target.model)
-    made_of = names.ingredients((unlearn, type(model), Stage), config, run.examples, target=target.name,
-                                threads=torch.get_num_threads())
+    made_of = names.ingredients((unlearn, type(model), Stage), config, run.examples,
+                                target=target.name, threads=torch.get_num_threads())
     return Stage(config.method, config.steps, model, config.cache, made_of)
 
 

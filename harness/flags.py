@@ -65,8 +65,9 @@ def parse(Config, argv, doc):
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
     init = given.get("init", "")
-    kinds = {"gguf": init.endswith(".gguf"), "init": bool(init), "muse": muse.is_folder(given.get("data", "")),
-             "data": not built_in}             # the first that is so, and has a default, decides
+    kinds = {"gguf": init.endswith(".gguf"), "init": bool(init),
+             "muse": muse.is_folder(given.get("data", "")), "data": not built_in}
+    # The first kind that is so, and has a default, decides.
     defaults = {f.name: next((f.metadata["other"][k] for k, so in kinds.items()
                               if so and k in f.metadata["other"]), f.default)
                 for f in fields(Config)}

@@ -27,7 +27,8 @@ MOST = 2**20            # keys, tensors, or items of a list
 # llama.py and Vocabulary do what is meant. Other keys that begin with "llama." are refused.
 LLAMA, TOKENS = "llama.", "tokenizer.ggml."
 NEEDED = {LLAMA + "block_count": (int, 1, 1000), LLAMA + "context_length": (int, 2, 2**30),
-          LLAMA + "embedding_length": (int, 2, 2**20), LLAMA + "feed_forward_length": (int, 1, 2**20),
+          LLAMA + "embedding_length": (int, 2, 2**20),
+          LLAMA + "feed_forward_length": (int, 1, 2**20),
           LLAMA + "attention.head_count": (int, 1, 2**10),
           LLAMA + "attention.head_count_kv": (int, 1, 2**10),
           LLAMA + "attention.layer_norm_rms_epsilon": (float, 1e-12, 0.1),
@@ -192,9 +193,11 @@ def checked(path, found):
     for key, kind in LISTS.items():
         if type(x := found[key]) is not list or not all(type(item) is kind for item in x):
             raise ValueError(f"{path}: {key} should be a list of {kind.__name__}")
-    C, H = found[LLAMA + "embedding_length"], found[LLAMA + "attention.head_count"]
-    if C % (2 * H) or H % (G := found[LLAMA + "attention.head_count_kv"]):
-        raise ValueError(f"{path}: {H} heads for a width of {C}, and {G} of keys and values")
+    C, H, G = (found[LLAMA + key] for key in ("embedding_length", "attention.head_count",
+                                             "attention.head_count_kv"))
+    if C % (2 * H) or H % G:
+        raise ValueError(f"{path}: attention.head_count {H} for a width of {C}, and "
+                         f"head_count_kv {G}: no even width of a head, or no even groups")
     only = ONLY | {LLAMA + "vocab_size": len(found[TOKENS + "tokens"])} | dict.fromkeys(
         (LLAMA + key for key in ("rope.dimension_count", "attention.key_length",
                                  "attention.value_length")), C // H)
@@ -232,8 +235,8 @@ class Vocabulary(tiktoken.Encoding):
         if (len(ids) + len(special) < len(tokens) or -1 in ranks or ranks != sorted({*ranks}) or
                 any(len(pair) != 2 or "" in pair or not ids.keys() >= {*pair} for pair in pairs) or
                 ids.keys() - map("".join, pairs) - byte_of.keys()):
-            raise ValueError(f"{path}: its tokens should be different, each a byte or the result "
-                             "of a merge, with ids in the order of the merges")
+            raise ValueError(f"{path}: {TOKENS}tokens should be different, each a byte or the "
+                             "result of one of the merges, with ids in the order of these")
         if said[TOKENS + "eos_token_id"] not in special.values():
             raise ValueError(f"{path}: {TOKENS}eos_token_id is no control token's")
         ranks = {bytes(byte_of[c] for c in t): i for t, i in ids.items()}

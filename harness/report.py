@@ -36,8 +36,8 @@ def evaluate(model, tokenizer, rows):
 def measured(run, stage):
     """`evaluate` of a stage's model: from the cache if it was measured before. It is measured with
     as many threads as the model was made with: so its numbers do not depend on who asks first."""
-    made_of = names.ingredients((evaluate, type(stage.model)), run.config, run.rows, model=stage.name,
-                                step=stage.step)
+    made_of = names.ingredients((evaluate, type(stage.model)), run.config, run.rows,
+                                model=stage.name, step=stage.step)
     path = os.path.join(run.config.cache, f"measured-{names.digest(made_of)}.json")
     threads = torch.get_num_threads()
     torch.set_num_threads(stage.made_of["threads"])

@@ -233,11 +233,12 @@ def from_llama(path, said, weights, longest):
     `from_gpt2`.
     """
     of = lambda key: said[f"llama.{key}"]
-    names = llama_names(of("block_count"), IN_GGUF if is_gguf(path) else ON_THE_HUB, HERE)
+    n_layer = min(of("block_count"), len(weights) // 9 + 1)      # 9 weights make a block
+    names = llama_names(n_layer, IN_GGUF if is_gguf(path) else ON_THE_HUB, HERE)
     weights = {names.get(n, n): w for n, w in weights.items()}
     size = LlamaConfig(
         len(said["tokenizer.ggml.tokens"]), min(of("context_length"), max(longest, CONTEXT)),
-        of("block_count"), of("attention.head_count"), of("embedding_length"),
+        n_layer, of("attention.head_count"), of("embedding_length"),
         n_kv_head=of("attention.head_count_kv"), n_inner=of("feed_forward_length"),
         rope_base=of("rope.freq_base"), norm_eps=of("attention.layer_norm_rms_epsilon"))
     return filled(path, Llama, size, weights, "a head of its own, biases and factors of the "
