@@ -23,20 +23,18 @@ KINDS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32
          8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
 MOST = 2**20            # keys, tensors, or items of a list
 
-# What must be said, with its type and bounds, and what may be said, with the only values for which
-# llama.py and Vocabulary do what is meant. Other keys that begin with "llama." are refused.
+# What a file must say: numbers above 0, lists; and keys that may have these values only, None where
+# the key may be missing. Other keys of "llama." are refused: they may change the model.
 LLAMA, TOKENS = "llama.", "tokenizer.ggml."
-NEEDED = {LLAMA + "block_count": (int, 1, 1000), LLAMA + "context_length": (int, 2, 2**30),
-          LLAMA + "embedding_length": (int, 2, 2**20),
-          LLAMA + "feed_forward_length": (int, 1, 2**20),
-          LLAMA + "attention.head_count": (int, 1, 2**10),
-          LLAMA + "attention.head_count_kv": (int, 1, 2**10),
-          LLAMA + "attention.layer_norm_rms_epsilon": (float, 1e-12, 0.1),
-          LLAMA + "rope.freq_base": (float, 1, 1e12), TOKENS + "eos_token_id": (int, 0, MOST)}
-ONLY = {"general.architecture": "llama", TOKENS + "model": "gpt2", TOKENS + "pre": "smollm",
-        TOKENS + "add_bos_token": False, TOKENS + "add_space_prefix": False,
-        LLAMA + "rope.scaling.type": "none"}
+NUMBERS = {LLAMA + "rope.freq_base": float, LLAMA + "attention.layer_norm_rms_epsilon": float} | {
+    LLAMA + key: int for key in ("block_count", "context_length", "embedding_length",
+                                 "feed_forward_length", "attention.head_count",
+                                 "attention.head_count_kv")}
+EOS = TOKENS + "eos_token_id"
 LISTS = {TOKENS + "tokens": str, TOKENS + "token_type": int, TOKENS + "merges": str}
+ONLY = {"general.architecture": ("llama",), TOKENS + "model": ("gpt2",),
+        TOKENS + "pre": ("smollm",), TOKENS + "add_bos_token": (False, None),
+        TOKENS + "add_space_prefix": (False, None), LLAMA + "rope.scaling.type": ("none", None)}
 NORMAL, CONTROL = 1, 3      # types of a token
 
 # smollm's way of cutting text into pieces: every digit alone, then GPT-2's way in between.
@@ -50,11 +48,10 @@ class Stored(NamedTuple):
     raw: np.ndarray       # its bytes
     heads: int            # of attn_q and attn_k, whose rows are interleaved; else 0
 
-    def is_floating_point(self):
-        return True
+    is_floating_point = lambda self: True
 
-    def numbers(self):
-        """The tensor, float32."""
+    def float(self):
+        """The tensor."""
         w = torch.from_numpy(decoded(self.kind, self.raw)).view(self.shape)
         if self.heads:    # row 2 i + j of a head is row j D/2 + i here, where halves are turned
             rows, width = self.shape
@@ -85,12 +82,7 @@ class Reader:
 
     def __init__(self, path):
         self.path, self.at = path, 0
-        try:
-            self.raw = np.memmap(path, "u1", "r") if os.path.isfile(path) else None
-        except (ValueError, OSError) as e:                   # ValueError: mmap's, of an empty file
-            raise ValueError(f"{path}: can't be read ({e})") from None
-        if self.raw is None:
-            raise ValueError(f"{path}: no such file, or not an ordinary one")
+        self.raw = np.memmap(path, "u1", "r") if os.path.getsize(path) else np.empty(0, "u1")
 
     def bytes(self, n):
         if n > len(self.raw) - self.at:
@@ -102,8 +94,7 @@ class Reader:
     def number(self, letter):
         return struct.unpack("<" + letter, self.bytes(struct.calcsize("<" + letter)))[0]
 
-    def count(self, letter, what, most):
-        """A number from 0 to `most`."""
+    def count(self, letter, what, most=MOST):
         if (n := self.number(letter)) > most:
             raise ValueError(f"{self.path}: {n} {what}: at most {most} are read")
         return n
@@ -120,17 +111,15 @@ class Reader:
         passed over."""
         kind, n = self.number("I"), None
         if kind == LIST:
-            kind, n = self.number("I"), self.count("Q", f"items of {key!r:.60}", MOST)
+            kind, n = self.number("I"), self.count("Q", f"items of {key!r:.60}")
         if kind != TEXT and kind not in SCALARS:
             raise ValueError(f"{self.path}: {key!r:.60} has a value of type {kind}, or a list of "
                              "lists: not known here")
         read = self.text if kind == TEXT else partial(self.number, SCALARS[kind])
         if n is None:
             return read()
-        if key in LISTS:
-            return [read() for _ in range(n)]
-        for _ in range(n):
-            read()
+        items = (read() for _ in range(n))
+        return list(items) if key in LISTS else sum(0 for _ in items)
 
     def pairs(self, n, what, read):
         """{text: read(text)} of n texts that stand before a value each."""
@@ -155,14 +144,13 @@ class Reader:
 
 
 def read(path):
-    """(what the file says of model and tokenizer, {name: Stored}). ValueError if the file is
-    damaged, or says anything that is not done here."""
+    """{name: Stored} of a file, and "gguf": what it says of model and tokenizer. ValueError if it
+    is damaged, or says anything that is not done here."""
     file = Reader(path)
-    if file.bytes(4).tobytes() != b"GGUF" or (version := file.number("I")) not in (2, 3):
+    if file.bytes(4).tobytes() != b"GGUF" or file.number("I") not in (2, 3):
         raise ValueError(f"{path}: no GGUF file of version 2 or 3, little-endian")
-    n_tensors, n_keys = file.count("Q", "tensors", MOST), file.count("Q", "keys", MOST)
-    found = file.pairs(n_keys, "key", file.value)
-    said = checked(path, found)
+    n_tensors, n_keys = file.count("Q", "tensors"), file.count("Q", "keys")
+    said = checked(path, found := file.pairs(n_keys, "key", file.value))
     places = file.pairs(n_tensors, "tensor", file.place)
     align = found.get("general.alignment", 32)
     if type(align) is not int or not 8 <= align <= 2**16 or align % 8:
@@ -173,41 +161,37 @@ def read(path):
             raise ValueError(f"{path}: {name!r:.60}: its {size} bytes at {offset} lie in another "
                              f"tensor, beyond the file's end, or not on a multiple of {align}")
         end = offset + size
-    heads = {"attn_q.weight": said[LLAMA + "attention.head_count"],
-             "attn_k.weight": said[LLAMA + "attention.head_count_kv"]}
-    return said, {name: Stored(kind, torch.Size(shape), file.raw[begin + at:begin + at + size],
-                               heads.get(".".join(name.split(".")[2:]), 0))
-                  for name, (kind, shape, at, size) in places.items()}
+    heads = {"attn_q": said[LLAMA + "attention.head_count"],
+             "attn_k": said[LLAMA + "attention.head_count_kv"]}
+    return {"gguf": said} | {
+        name: Stored(kind, torch.Size(shape), file.raw[begin + at:begin + at + size],
+                     heads.get(name.split(".")[-2], 0) if "." in name else 0)
+        for name, (kind, shape, at, size) in places.items()}
 
 
 def checked(path, found):
     """What is needed of a file's keys and values. ValueError names the key that is missing, of
     another type, out of bounds, or not known."""
-    for key in (*NEEDED, *LISTS, *list(ONLY)[:3]):
-        if key not in found:
-            raise ValueError(f"{path}: {key} is missing")
-    for key, (kind, low, high) in NEEDED.items():
-        if type(x := found[key]) is not kind or not low <= x <= high:
-            raise ValueError(f"{path}: {key} is {x!r:.60}; should be of {kind.__name__}, from "
-                             f"{low:g} to {high:g}")
+    for key, kind in NUMBERS.items():
+        if type(x := found.get(key)) is not kind or not 0 < x < 2**30:
+            raise ValueError(f"{path}: {key} is {x!r:.60}; should be of type {kind.__name__}, "
+                             "above 0 and below 2^30")
     for key, kind in LISTS.items():
-        if type(x := found[key]) is not list or not all(type(item) is kind for item in x):
+        if type(x := found.get(key)) is not list or not all(type(item) is kind for item in x):
             raise ValueError(f"{path}: {key} should be a list of {kind.__name__}")
     C, H, G = (found[LLAMA + key] for key in ("embedding_length", "attention.head_count",
                                              "attention.head_count_kv"))
     if C % (2 * H) or H % G:
         raise ValueError(f"{path}: attention.head_count {H} for a width of {C}, and "
                          f"head_count_kv {G}: no even width of a head, or no even groups")
-    only = ONLY | {LLAMA + "vocab_size": len(found[TOKENS + "tokens"])} | dict.fromkeys(
-        (LLAMA + key for key in ("rope.dimension_count", "attention.key_length",
-                                 "attention.value_length")), C // H)
-    for key, value in only.items():
-        if found.get(key, value) != value:
-            raise ValueError(f"{path}: {key} is {found[key]!r:.60}; only {value!r} is known here")
-    for key in found:
-        if key.startswith(LLAMA) and key not in only and key not in NEEDED:
-            raise ValueError(f"{path}: {key!r:.80} is not known here, and may change the model")
-    return {key: found[key] for key in (*NEEDED, *ONLY, *LISTS) if key in found}
+    only = ONLY | {LLAMA + "vocab_size": (len(found[TOKENS + "tokens"]), None)} | {
+        LLAMA + key: (C // H, None) for key in ("rope.dimension_count", "attention.key_length",
+                                                "attention.value_length")}
+    for key in only.keys() | {key for key in found if key.startswith(LLAMA)} - NUMBERS.keys():
+        if (x := found.get(key)) not in only.get(key, ()):
+            known = only[key][0] if key in only else "no such key"
+            raise ValueError(f"{path}: {key!s:.80} is {x!r:.60}; known here is {known!r}")
+    return {key: found[key] for key in (*NUMBERS, *LISTS, *ONLY, EOS) if key in found}
 
 
 # --------------------------------------------------------------------------- the tokenizer
@@ -237,8 +221,8 @@ class Vocabulary(tiktoken.Encoding):
                 ids.keys() - map("".join, pairs) - byte_of.keys()):
             raise ValueError(f"{path}: {TOKENS}tokens should be different, each a byte or the "
                              "result of one of the merges, with ids in the order of these")
-        if said[TOKENS + "eos_token_id"] not in special.values():
-            raise ValueError(f"{path}: {TOKENS}eos_token_id is no control token's")
+        if type(end := said.get(EOS)) is not int or end not in special.values():
+            raise ValueError(f"{path}: {EOS} is {end!r:.60}: no control token's")
         ranks = {bytes(byte_of[c] for c in t): i for t, i in ids.items()}
         missing = [bytes([b]) for b in range(256) if bytes([b]) not in ranks]
         ranks |= {byte: len(tokens) + i for i, byte in enumerate(missing)}
@@ -246,7 +230,7 @@ class Vocabulary(tiktoken.Encoding):
 
     @property
     def eot_token(self):
-        return self.said[TOKENS + "eos_token_id"]
+        return self.said[EOS]
 
     def encode_ordinary(self, text):
         ids = super().encode_ordinary(text)

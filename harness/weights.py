@@ -24,7 +24,7 @@ from model import GPT, GPTConfig
 DTYPES = dict(F64=torch.double, F32=torch.float, F16=torch.half, BF16=torch.bfloat16,
               I64=torch.long, I32=torch.int, I16=torch.short, I8=torch.int8,
               U8=torch.uint8, BOOL=torch.bool)         # as safetensors spells them
-KINDS = (".safetensors", ".bin", ".pt", ".pth")
+KINDS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 
 # The fields of config.json that change what a GPT-2 computes, and their values for what model.py
 # computes. The three activations are one formula. A field that is missing or null has the first.
@@ -36,17 +36,14 @@ COMPUTED = dict(
 WHOLE = "merge a model in several files, or an adapter of PEFT's, into one file"
 
 
-def is_gguf(path):
-    return str(path).endswith(".gguf")
-
-
 def read_weights(path):
-    """The CPU tensors in the file, by name. Runs no code that is in it. ValueError names the file
-    if it is missing, damaged or something else."""
+    """The CPU tensors in the file, by name (of GGUF's see gguf.read). Runs no code that is in it.
+    ValueError names the file if it is missing, damaged or something else."""
     if not os.path.isfile(path) or not str(path).endswith(KINDS):
-        raise ValueError(f"{path}: should be one file of weights: {', '.join(KINDS)}, .gguf")
+        raise ValueError(f"{path}: should be one file of weights: {', '.join(KINDS)}")
     try:
-        return read_safetensors(path) if str(path).endswith(KINDS[0]) else read_saved(path)
+        read = {KINDS[0]: read_safetensors, KINDS[1]: gguf.read}
+        return read.get(os.path.splitext(path)[1], read_saved)(path)
     except OSError as e:
         raise ValueError(f"{path}: can't be read ({e.strerror})") from None
 
@@ -129,7 +126,7 @@ def from_gpt2(path, tokenizer=None, weights=None):
     of this project comes with its words: ValueError if they are not the tokenizer's.
     """
     weights = weights or read_weights(path)
-    if (words := json_in(path, weights, "words")) and tokenizer:
+    if (words := json_in(path, weights, "words")) is not None and tokenizer:
         check_words(path, words, tokenizer)
     if len({gpt_name(n) for n in weights}) < len(weights):
         raise ValueError(f"{path}: some weights are there twice, with a prefix and without")
@@ -187,16 +184,12 @@ def filled(path, Model, size, weights, hint):
     if wrong := sorted(n for n in want | have if want.get(n) != have.get(n)):
         raise ValueError(f"{path}: {len(wrong)} weights are missing, unknown or misshapen: "
                          f"{wrong[:3]!s:.200}; {hint}")
-    state = {n: torch.empty(shape).copy_(numbers(weights.pop(n))) for n, shape in want.items()}
+    state = {n: torch.empty(shape).copy_(weights.pop(n).float()) for n, shape in want.items()}
     if bad := [n for n, w in state.items() if not w.isfinite().all()]:
         raise ValueError(f"{path}: {len(bad)} weights hold NaN or infinity: {bad[:3]}")
     model.load_state_dict(state, strict=False, assign=True)
     model.lm_head.weight = model.transformer.wte.weight       # `assign` untied the two
     return model
-
-
-def numbers(weight):
-    return weight.numbers() if isinstance(weight, gguf.Stored) else weight
 
 
 # --------------------------------------------------------------------------- the Llama family
@@ -234,7 +227,7 @@ def from_llama(path, said, weights, longest):
     """
     of = lambda key: said[f"llama.{key}"]
     n_layer = min(of("block_count"), len(weights) // 9 + 1)      # 9 weights make a block
-    names = llama_names(n_layer, IN_GGUF if is_gguf(path) else ON_THE_HUB, HERE)
+    names = llama_names(n_layer, IN_GGUF if "token_embd.weight" in weights else ON_THE_HUB, HERE)
     weights = {names.get(n, n): w for n, w in weights.items()}
     size = LlamaConfig(
         len(said["tokenizer.ggml.tokens"]), min(of("context_length"), max(longest, CONTEXT)),
@@ -264,24 +257,23 @@ def as_published(model, tokenizer=None):
 
 
 def told(tokenizer):
-    """What makes the tokenizer, by the name of a tensor in model.pt: the data's own words, or what
-    a GGUF file said. Of GPT-2's and of none: {}."""
+    """What makes the tokenizer, by the name of its tensor in model.pt: the data's own words, or
+    what a GGUF file said. Of GPT-2's and of none: {}."""
     if isinstance(tokenizer, gguf.Vocabulary):
         return {"gguf": tokenizer.said}
     return {"words": words} if tokenizer and (words := data.words_of(tokenizer)) else {}
 
 
 def json_in(path, weights, name):
-    """The JSON, as `told` has it, in the tensor of that name, which is taken out; None if there is
-    none."""
+    """What `told` gave, from the tensor of that name, which is taken out; None if there is none."""
+    held, kind = weights.pop(name, None), {"words": list, "gguf": dict}[name]
     try:
-        if (held := weights.pop(name, None)) is None:
-            return None
-        value = json.loads(bytes(held.flatten().tolist()))
-        return list(value) if name == "words" else {**value}
+        found = json.loads(bytes(held.flatten().tolist())) if torch.is_tensor(held) else held
     except (ValueError, TypeError, RecursionError):
-        raise ValueError(f"{path}: its tensor \"{name}\" should hold a JSON "
-                         + ("list" if name == "words" else "object")) from None
+        found = ()
+    if not isinstance(found, (kind, type(None))):
+        raise ValueError(f"{path}: its tensor \"{name}\" should hold JSON, a {kind.__name__}")
+    return found
 
 
 def check_words(path, words, tokenizer):
@@ -310,13 +302,9 @@ def initial_model(config, rows):
     a seed; or the published weights of --init, with the tokenizer that they bring along, else with
     GPT-2's. GPT-2's vocabulary is often padded (to 50304, or by one token): the rows after the
     tokenizer's stay, so that the logits are the published ones."""
-    path, said = config.init, None
-    if is_gguf(path):
-        said, found = gguf.read(path)
-    elif path and (held := json_in(path, found := read_weights(path), "gguf")) is not None:
-        said = gguf.checked(path, held)
-    if said:
-        tokenizer = gguf.Vocabulary(said, path)
+    path, found = config.init, read_weights(config.init) if config.init else {}
+    if (said := json_in(path, found, "gguf")) is not None:
+        tokenizer = gguf.Vocabulary(gguf.checked(path, said), path)
     else:
         tokenizer = gpt2_tokenizer() if path and "words" not in found else data.word_tokenizer(rows)
     longest, where = sources.longest(tokenizer, rows)
