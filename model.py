@@ -27,15 +27,11 @@ class GPTConfig:
     n_head: int = 4
     n_embd: int = 128
 
-    @property
-    def kv_heads(self):      # heads that have keys and values of their own
-        return self.n_head
-
 
 def attend(q, k, v, cache, start):
-    """Causal attention: (B, T, H * D). q (B, H, T, D) and k, v (B, G, T, D) are those of positions
-    start to start + T; cache (2, B, G, Tmax, D), or None, holds the k and v of earlier ones. With
-    fewer heads of k and v than of q (llama.py), each of them serves H / G neighbours of q's."""
+    """Causal attention, (B, T, H * D), of q (B, H, T, D) and k, v (B, G, T, D) at the positions from
+    `start` on. cache (2, B, G, Tmax, D) or None: the k and v of all positions. G = H, but in
+    llama.py each head of k and v serves H / G neighbouring heads of q."""
     B, H, T, D = q.shape
     if cache is not None:
         cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
@@ -109,15 +105,14 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
 
     def parts(self, c):
-        """What stands between tokens and head, by name. (llama.py has other parts.)"""
+        """The modules between tokens and head, by name (llama.py has others)."""
         norm = partial(nn.LayerNorm, c.n_embd)
         return dict(wte=nn.Embedding(c.vocab_size, c.n_embd),
                     wpe=nn.Embedding(c.block_size, c.n_embd),
                     h=nn.ModuleList(Block(norm, Attention(c), MLP(c)) for _ in range(c.n_layer)),
                     ln_f=norm())
 
-    def embed(self, tokens, start):
-        """What the first block takes, (B, T, C)."""
+    def embed(self, tokens, start):                               # (B, T, C)
         t = self.transformer
         return t.wte(tokens) + t.wpe.weight[start:start + tokens.shape[1]]
 
@@ -175,8 +170,8 @@ class GPT(nn.Module):
         for row, prompt in zip(tokens, prompts):
             row[:len(prompt)] = torch.tensor(prompt)
         tokens, lengths, ends = tokens.to(device), lengths.to(device), ends.to(device)
-        cache = torch.empty(c.n_layer, 2, B, c.kv_heads, T, c.n_embd // c.n_head,
-                            device=device, dtype=dtype)
+        G = getattr(c, "n_kv_head", c.n_head)                     # llama.py's are fewer
+        cache = torch.empty(c.n_layer, 2, B, G, T, c.n_embd // c.n_head, device=device, dtype=dtype)
         done = ends <= lengths                                    # no room for a single token
         start, t = 0, min(map(len, prompts))
         while t < T and not done.all():

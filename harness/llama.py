@@ -28,10 +28,6 @@ class LlamaConfig(GPTConfig):
     rope_base: float = 1e4     # the slowest pair of D turns by about 1 / rope_base a position
     norm_eps: float = 1e-5
 
-    @property
-    def kv_heads(self):
-        return self.n_kv_head
-
 
 def rotated(x, start, base):
     """x (B, H, T, D), at the positions from `start` on, with its two halves as T x D/2 points of a

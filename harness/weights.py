@@ -305,6 +305,8 @@ def initial_model(config, rows):
     path, found = config.init, read_weights(config.init) if config.init else {}
     if (said := json_in(path, found, "gguf")) is not None:
         tokenizer = gguf.Vocabulary(gguf.checked(path, said), path)
+    elif any(name.startswith("model.layers.") for name in found):
+        raise ValueError(f"{path}: a Llama's weights without its tokenizer: give its .gguf file")
     else:
         tokenizer = gpt2_tokenizer() if path and "words" not in found else data.word_tokenizer(rows)
     longest, where = sources.longest(tokenizer, rows)

@@ -23,7 +23,7 @@ C, INNER, LAYERS, H, G = 64, 96, 2, 4, 2
 D = C // H
 BYTES = {byte: letter for letter, byte in gguf.letters().items()}
 MISSING = 4                     # the byte without a token
-MERGES = ["i n", "Ġ t", "Ġt h", "Ġ Ġ", "Ċ Ċ"]
+MERGES = ["i n", "Ġ t", "Ġt h", "Ġ Ġ", "Ċ Ċ", "1 9"]       # no text of digits becomes "19"
 NORMAL = [BYTES[b] for b in range(256) if b != MISSING] + [m.replace(" ", "") for m in MERGES]
 WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *NORMAL]
 SAID = {
@@ -246,7 +246,7 @@ def test_an_edit_of_the_llama_trains_no_gpt_again():
 
 @pytest.mark.parametrize("said, words", [
     ("in the", "in Ġth e"), ("1932", "1 9 3 2"), ("  2", "ĠĠ 2"), ("a  b", "a Ġ Ġ b"),
-    ("x\n\n7", "x ĊĊ 7"), ("in1 in", "in 1 Ġ in"), ("<|im_end|>", "< | i m _ e n d | >"),
+    ("x\n\n7", "x ĊĊ 7"), ("2019", "2 0 1 9"), ("in1 in", "in 1 Ġ in"), ("<|im_end|>", "< | i m _ e n d | >"),
     ("it's", "i t ' s"), ("", "")])
 def test_text_is_cut_as_smollm_cuts_it(loaded, said, words):
     """Every digit alone; white space before a digit together; control tokens by no text."""
@@ -391,9 +391,9 @@ def test_a_run_on_a_gguf_file_then_ask_audit_and_init_with_its_model(
         [WORDS.index("in"), WORDS.index("1")]
     now = as_published(again.initial, again.tokenizer)
     assert now.keys() == held.keys() and all(torch.equal(now[n], w) for n, w in held.items())
-    for raw in (b"[1", b"3", b"{}", b"\xff"):                             # a stranger's
-        torch.save(held | {"gguf": torch.frombuffer(bytearray(raw), dtype=torch.uint8)},
-                   tmp_path / "odd.pt")
+    for raw in (b"[1", b"3", b"{}", b"\xff", None):              # a stranger's; the hub's own
+        odd = {"gguf": torch.frombuffer(bytearray(raw), dtype=torch.uint8)} if raw else {}
+        torch.save({n: w for n, w in held.items() if n != "gguf"} | odd, tmp_path / "odd.pt")
         assert code_of(["--init", tmp_path / "odd.pt"]) == 2
         line, = capsys.readouterr().err.splitlines()
         assert "odd.pt" in line
