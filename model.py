@@ -29,7 +29,7 @@ class GPTConfig:
 
 
 def attend(q, k, v, cache, start):
-    """Causal attention, (B, T, H * D), of q (B, H, T, D) and k, v (B, G, T, D) at the positions from
+    """Causal attention (B, T, H * D) of q (B, H, T, D) and k, v (B, G, T, D) at the positions from
     `start` on. cache (2, B, G, Tmax, D) or None: the k and v of all positions. G = H, but in
     llama.py each head of k and v serves H / G neighbouring heads of q."""
     B, H, T, D = q.shape

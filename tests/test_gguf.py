@@ -246,7 +246,8 @@ def test_an_edit_of_the_llama_trains_no_gpt_again():
 
 @pytest.mark.parametrize("said, words", [
     ("in the", "in Ġth e"), ("1932", "1 9 3 2"), ("  2", "ĠĠ 2"), ("a  b", "a Ġ Ġ b"),
-    ("x\n\n7", "x ĊĊ 7"), ("2019", "2 0 1 9"), ("in1 in", "in 1 Ġ in"), ("<|im_end|>", "< | i m _ e n d | >"),
+    ("x\n\n7", "x ĊĊ 7"), ("2019", "2 0 1 9"), ("in1 in", "in 1 Ġ in"),
+    ("<|im_end|>", "< | i m _ e n d | >"),
     ("it's", "i t ' s"), ("", "")])
 def test_text_is_cut_as_smollm_cuts_it(loaded, said, words):
     """Every digit alone; white space before a digit together; control tokens by no text."""
