@@ -281,6 +281,8 @@ def held(name="blk.1.ffn_up.weight", **changes):
 
 
 T, L = "tokenizer.ggml.", "llama."
+LAST = "blk.1.ffn_down.weight"                 # in the file, at
+AT = GOOD.index(TENSORS[LAST][2]) - GOOD.index(TENSORS["token_embd.weight"][2])
 WIDE = struct.pack("<I", 9)                    # begins a list
 BAD = {
     "empty": (b"", "cut short"), "magic": (b"GGML" + GOOD[4:], "GGUF"),
@@ -303,13 +305,14 @@ BAD = {
     "a text not in UTF-8": (said(x=struct.pack("<I", 8) + text(b"\xff")), "UTF-8"),
     "type Q6_K": (held(kind=14), "ffn_up.*type 14.*Q4_1"),
     "type 4 billion": (held(kind=2**32 - 1), "type"),
-    "no dimension": (held(shape=()), "shape"), "a dimension of 0": (held(shape=(0, C)), "shape"),
-    "a row no block fits": (held(shape=(INNER, 40)), "shape"),
+    "no dimension": (held(shape=()), "no shape"), "a dimension of 0": (held(shape=(0, C)), "no shape"),
+    "a row no block fits": (held(shape=(INNER, 40)), "no shape"),
     "five dimensions": (held(shape=(1,) * 5), "dimensions"),
     "dimensions beyond any memory": (held(shape=(2**62, 2**62)), "beyond"),
     "as many numbers in another shape": (held(shape=(C, INNER)), "misshapen"),
     "an offset beyond the end": (held(offset=len(GOOD) // 32 * 32), "beyond"),
-    "an offset of 2^63": (held(offset=2**63), "beyond"), "an offset of 1": (held(offset=1), "32"),
+    "an offset of 2^63": (held(offset=2**63), "beyond"),
+    "an offset one too high": (held(LAST, offset=AT + 1) + bytes(32), "multiple of 32"),
     "one place for two": (held(offset=0), "another"),
     "an unknown tensor": (held("rope_freqs.weight"), "rope_freqs"),
     "a head of its own": (held("output.weight"), "output.weight"),
