@@ -32,6 +32,7 @@ LEVEL_EVERY = 10     # steps between two measurements of the level
 # With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
 # are watched.
 MEMORY, WATCHED = 0.9, 32
+LARGE = 5e7          # parameters; training takes 16 bytes for each, and uses all threads well
 
 # --------------------------------------------------------------------------- settings
 
@@ -276,14 +277,14 @@ def train_one(run, title, threads, name):
 
 def train_both(run):
     """{"target": Stage, "retrain": Stage}: trained side by side with half of the threads each; one
-    after the other on a GPU, or where processes share every batch."""
-    alone = run.config.device == "cpu" and processes.rank_and_size()[1] == 1
+    after the other on a GPU, where processes share every batch, and if they are LARGE."""
+    alone = run.config.device == "cpu" and processes.rank_and_size()[1] == 1 and \
+        sum(p.numel() for p in run.initial.parameters()) < LARGE
     threads = max(1, torch.get_num_threads() // (2 if alone else 1))
-    new = partial(training_stage, run, threads=threads)
-    jobs = [(run, title, threads, stage.name) for title in run.learned if alone
-            for stage in [new(title)] if not stage.finished()]
+    stages = {title: training_stage(run, title, threads) for title in run.learned}
+    jobs = [(run, title, threads, stage.name) for title, stage in stages.items()
+            if alone and not stage.finished()]
     list(processes.side_by_side(train_one, jobs, min(2, torch.get_num_threads()), threads))
-    stages = {title: new(title) for title in run.learned}        # no large model waited here
     for title, stage in stages.items():
         train(stage, run.learned[title], run.config)         # or read what was trained
     return stages
