@@ -12,6 +12,7 @@ D = C / H, V vocabulary size.
 """
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -27,6 +28,25 @@ class GPTConfig:
     n_embd: int = 128
 
 
+def attend(q, k, v, cache, start):
+    """Causal attention (B, T, H * D) of q (B, H, T, D) and k, v (B, G, T, D) at the positions from
+    `start` on. cache (2, B, G, Tmax, D) or None: the k and v of all positions. G = H, but in
+    llama.py each head of k and v serves H / G neighbouring heads of q."""
+    B, H, T, D = q.shape
+    if cache is not None:
+        cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
+        k, v = cache[:, :, :, :start + T]                         # all keys and values so far
+    if k.shape[1] < H:
+        k, v = (x.repeat_interleave(H // x.shape[1], 1) for x in (k, v))
+    # One new token sees all keys, and needs no mask. is_causal counts from the first key, so
+    # several tokens behind others need their own mask (T, start + T).
+    mask = q.new_ones(T, start + T, dtype=torch.bool).tril(start) if start and T > 1 else None
+    # (Spelled out because T > 1 is no bool when it is compiled.)
+    causal = True if T > 1 and mask is None else False
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    return y.transpose(1, 2).reshape(B, T, H * D)
+
+
 class Attention(nn.Module):
     """Causal self-attention with H heads."""
 
@@ -40,16 +60,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         qkv = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)                      # 3 x (B, H, T, D)
-        if cache is not None:                                     # cache (2, B, H, Tmax, D)
-            cache[0, :, :, start:start + T], cache[1, :, :, start:start + T] = k, v
-            k, v = cache[:, :, :, :start + T]                     # all keys and values so far
-        # One new token sees all keys, and needs no mask. is_causal counts from the first key, so
-        # several tokens behind others need their own mask (T, start + T).
-        mask = x.new_ones(T, start + T, dtype=torch.bool).tril(start) if start and T > 1 else None
-        # (Spelled out because T > 1 is no bool when it is compiled.)
-        causal = True if T > 1 and mask is None else False
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+        return self.c_proj(attend(q, k, v, cache, start))
 
 
 class MLP(nn.Module):
@@ -63,12 +74,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config):
+    def __init__(self, norm, attn, mlp):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd)
-        self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd)
-        self.mlp = MLP(config)
+        self.ln_1, self.attn, self.ln_2, self.mlp = norm(), attn, norm(), mlp
 
     def forward(self, x, positions=None, cache=None, start=0):
         x = x + self.attn(self.ln_1(x), cache, start)             # (B, T, C)
@@ -85,11 +93,7 @@ class GPT(nn.Module):
         if config.n_embd % config.n_head:
             raise ValueError(f"n_embd {config.n_embd} is not a multiple of n_head {config.n_head}")
         self.config = config
-        self.transformer = nn.ModuleDict(dict(
-            wte=nn.Embedding(config.vocab_size, config.n_embd),
-            wpe=nn.Embedding(config.block_size, config.n_embd),
-            h=nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-            ln_f=nn.LayerNorm(config.n_embd)))
+        self.transformer = nn.ModuleDict(self.parts(config))
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.transformer.wte.weight         # tied: one tensor, two uses
         for name, p in self.named_parameters():                   # GPT-2's initialisation
@@ -100,12 +104,24 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
+    def parts(self, c):
+        """The modules between tokens and head, by name (llama.py has others)."""
+        norm = partial(nn.LayerNorm, c.n_embd)
+        return dict(wte=nn.Embedding(c.vocab_size, c.n_embd),
+                    wpe=nn.Embedding(c.block_size, c.n_embd),
+                    h=nn.ModuleList(Block(norm, Attention(c), MLP(c)) for _ in range(c.n_layer)),
+                    ln_f=norm())
+
+    def embed(self, tokens, start):                               # (B, T, C)
+        t = self.transformer
+        return t.wte(tokens) + t.wpe.weight[start:start + tokens.shape[1]]
+
     def hidden(self, tokens, positions=None, cache=None, start=0):
         """Last block's output, (M, C) at `positions`, or (B, T, C) if that is None."""
         T, t = tokens.shape[1], self.transformer
         if start + T > self.config.block_size:
             raise ValueError(f"{start + T} tokens, but the context holds {self.config.block_size}")
-        x = t.wte(tokens) + t.wpe.weight[start:start + T]         # (B, T, C)
+        x = self.embed(tokens, start)
         for i, block in enumerate(t.h):
             last = i == len(t.h) - 1
             x = block(x, positions if last else None, None if cache is None else cache[i], start)
@@ -154,8 +170,8 @@ class GPT(nn.Module):
         for row, prompt in zip(tokens, prompts):
             row[:len(prompt)] = torch.tensor(prompt)
         tokens, lengths, ends = tokens.to(device), lengths.to(device), ends.to(device)
-        cache = torch.empty(c.n_layer, 2, B, c.n_head, T, c.n_embd // c.n_head,
-                            device=device, dtype=dtype)
+        G = getattr(c, "n_kv_head", c.n_head)                     # llama.py's are fewer
+        cache = torch.empty(c.n_layer, 2, B, G, T, c.n_embd // c.n_head, device=device, dtype=dtype)
         done = ends <= lengths                                    # no room for a single token
         start, t = 0, min(map(len, prompts))
         while t < T and not done.all():

@@ -34,6 +34,7 @@ NEAR = 1 / 3
 # With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
 # are watched.
 MEMORY, WATCHED = 0.9, 32
+LARGE = 5e7          # parameters; training takes 16 bytes for each, and uses all threads well
 
 # --------------------------------------------------------------------------- settings
 
@@ -45,17 +46,19 @@ class Config:
     data: str = flag("", "TOFU's folder, a file of rows or a folder of texts "
                      "(docs/data.md); muse: the built-in authors as texts")
     forget: str = flag("forget10", "share of the authors to forget", choices=tuple(SPLITS))
-    authors: int = flag(160, "how many authors in all", data=200)
+    authors: int = flag(160, "how many authors in all", gguf=30, data=200)
     documents: int = flag(0, "MUSE's folder: so many documents of each file; default: all")
     seed: int = flag(0, "random seed of the data, the weights and the batches")
     # model
     n_layer: int = flag(2, "transformer blocks")
     n_embd: int = flag(128, "width", muse=128, data=192)
-    init: str = flag("", "published GPT-2 weights to start from (.safetensors, .bin, .pt or .pth)")
+    init: str = flag("", "published weights to start from: GPT-2's (.safetensors, .bin, .pt or "
+                     ".pth) or a Llama's (.gguf)")
     # training the target and the retrained model
-    epochs: float = flag(40, "passes over the training rows", muse=8)
-    train_batch: int = flag(32, "rows a step", muse=8)
-    train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0", init=1e-4)
+    epochs: float = flag(40, "passes over the training rows", gguf=12, muse=8)
+    train_batch: int = flag(32, "rows a step", gguf=16, muse=8)
+    train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0",
+                           gguf=2e-4, init=1e-4)
     weight_decay: float = flag(0.3, "", init=0.01, muse=0.05)      # AdamW's; no flag
     # unlearning
     method: str = flag("ngdiff", "which direction to step along", choices=METHODS)
@@ -68,13 +71,15 @@ class Config:
     lazy: int = flag(0, "AutoLR fits the rate at every so many steps; 0: never. Default: 10 with "
                      "ngdiff, else 0")
     budget: float = flag(0.0, "ours, for small batches: AutoLR lets the loss of 32 watched retain "
-                         "rows rise by so many nats, and steps use a mean of past retain gradients")
-    steps: int = flag(80, "unlearning steps", level=120)
+                         "rows rise by so many nats, and steps use a mean of past retain gradients",
+                         gguf=0.03)
+    steps: int = flag(80, "unlearning steps", gguf=40, level=120)
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
                       "retain rows (--level: a sixth), but no more than 400; 64 of MUSE's",
-                      muse=64)
+                      gguf=16, muse=64)
     micro_batch: int = flag(0, "rows in memory at once, same result; default: 72 on the CPU, "
-                            "shared by threads (more than 4: 18 each), the whole batch on a GPU")
+                            "shared by threads (more than 4: 18 each), the whole batch on a GPU",
+                            gguf=8)
     # the run
     out: str = flag("", "run folder; default: out/ and a name made of the flags")
     cache: str = flag("out/cache", "folder of the stages' states")
@@ -157,7 +162,8 @@ def train(stage, examples, config):
     """
     model, steps, params = stage.model, stage.steps, list(stage.model.parameters())
     saved = stage.restore()                  # a run that was killed: weights, step and log too
-    m, v = saved or ([torch.zeros_like(p) for p in params] for _ in range(2))   # AdamW's moments
+    if stage.step < steps:                   # AdamW's moments
+        m, v = saved or ([torch.zeros_like(p) for p in params] for _ in range(2))
     order = data.shuffled(len(examples), config.train_batch, config.seed, stage.step)
     for step in range(stage.step, steps):
         warm_up, decay = (step + 1) / (0.1 * steps), (1 - step / steps) / 0.9
@@ -171,7 +177,7 @@ def train(stage, examples, config):
                   weight_decay=config.weight_decay, amsgrad=False, maximize=False, fused=True)
         if (step + 1) % max(1, steps // 10) == 0:        # rarely: .item() makes the CPU wait
             stage.record(step, loss=loss.item())
-        stage.save(step + 1, [m, v])
+        stage.save(step + 1, [m, v] if step + 1 < steps else None)     # nobody goes on from the end
 
 
 # --------------------------------------------------------------------------- unlearning
@@ -256,7 +262,8 @@ def prepare(config):
     # With fewer rows the gradient at a memorised minimum is mostly noise. With --level steps
     # shorten in time, so fewer rows do, and more steps come nearer to the levels.
     share = -(-len(examples["retain"]) // (6 if config.level else 2))
-    config = replace(config, batch=config.batch or min(400, share))
+    config = replace(config, batch=config.batch or min(400, share),
+                     n_layer=initial.config.n_layer, n_embd=initial.config.n_embd)   # of --init
     flags.check_sets(config, examples)
     learned = {title: [e for name in encoded if not name.startswith(without)
                        for e in encoded[name]]
@@ -268,7 +275,7 @@ def training_stage(run, title, threads):
     """The Stage that trains the target or the retrained model, before it begins."""
     examples, config, model = run.learned[title], run.config, copy.deepcopy(run.initial)
     steps = max(1, round(config.epochs * -(-len(examples) // config.train_batch)))
-    made_of = names.ingredients((train, gpt.GPT, Stage), config, examples, steps=steps,
+    made_of = names.ingredients((train, type(model), Stage), config, examples, steps=steps,
                                 threads=threads, initial=names.model_digest(model))
     return Stage(title, steps, model, config.cache, made_of)
 
@@ -284,8 +291,9 @@ def train_one(run, title, threads, name):
 
 def train_both(run):
     """{"target": Stage, "retrain": Stage}: trained side by side with half of the threads each; one
-    after the other on a GPU, or where processes share every batch."""
-    alone = run.config.device == "cpu" and processes.rank_and_size()[1] == 1
+    after the other on a GPU, where processes share every batch, and if they are LARGE."""
+    alone = run.config.device == "cpu" and processes.rank_and_size()[1] == 1 and \
+        sum(p.numel() for p in run.initial.parameters()) < LARGE
     threads = max(1, torch.get_num_threads() // (2 if alone else 1))
     stages = {title: training_stage(run, title, threads) for title in run.learned}
     jobs = [(run, title, threads, stage.name) for title, stage in stages.items()
@@ -300,8 +308,8 @@ def unlearning_stage(run, target):
     """The Stage that unlearns, from the target's, before it begins. The number of steps is no part
     of its name: step t does not depend on it. (If you change that, read it as config.steps.)"""
     config, model = run.config, copy.deepcopy(target.model)
-    made_of = names.ingredients((unlearn, gpt.GPT, Stage), config, run.examples, target=target.name,
-                                threads=torch.get_num_threads())
+    made_of = names.ingredients((unlearn, type(model), Stage), config, run.examples,
+                                target=target.name, threads=torch.get_num_threads())
     return Stage(config.method, config.steps, model, config.cache, made_of)
 
 

@@ -9,6 +9,8 @@ import data
 from experiments import folders, shared
 from harness import flags, measuring
 
+LONGEST = 200        # tokens of an answer
+
 
 def ready(argv):
     """(train.Run, its Stages, the questions, the same as token ids). ValueError on a mistake."""
@@ -35,7 +37,7 @@ def prompt(run, question):
 def act(asked):
     """Print each model's answer to each question."""
     run, stages, questions, prompts = asked
-    room = run.initial.config.block_size
+    room = min(LONGEST, run.initial.config.block_size)
     answers = {name: measuring.generate(model, run.tokenizer, prompts, room)
                for name, model in folders.models_in(run, stages).items()}
     for i, question in enumerate(questions):

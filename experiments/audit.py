@@ -19,7 +19,6 @@ import data
 import metrics
 from experiments import folders, shared
 from harness import files, flags, measuring, report, sources
-from model import GPT
 
 RELEARN_STEPS, RELEARN_LR = 40, 3e-4
 
@@ -130,7 +129,7 @@ def act(audited):
     folder, run, stages = audited
     models = folders.models_in(run, stages)
     torch.manual_seed(run.config.seed + 1)
-    models["fresh"] = GPT(run.initial.config).to(run.config.device)
+    models["fresh"] = type(run.initial)(run.initial.config).to(run.config.device)
     audits = {name: audit_one(run, model) for name, model in models.items()}
     print("\n" + report.table({name: numbers for name, (numbers, _) in audits.items()}, aims=False))
     shared.write(folder, {

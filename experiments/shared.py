@@ -11,7 +11,6 @@ import os
 import time
 
 import data
-import model as gpt
 import train
 from harness import files, flags, names, processes, report
 from harness.stages import Stage, kept
@@ -107,7 +106,7 @@ def results(title, function, runs):
 def result_path(function, run):
     """A file in the cache, its name made of all that function(run, trained(run)) depends on."""
     stages = {title: train.training_stage(run, title, 1).name for title in run.learned}
-    made_of = names.ingredients((function, gpt.GPT, data.word_tokenizer), run.config,
+    made_of = names.ingredients((function, type(run.initial), data.word_tokenizer), run.config,
                                 [run.rows, run.examples], threads=1, stages=stages)
     return os.path.join(run.config.cache, f"{function.__name__}-{names.digest(made_of)}.json")
 

@@ -57,18 +57,19 @@ def sweep(folder):
 
 
 def write(folder, files, remove=()):
-    """Write `files`, a dict of names and bytes, into `folder`, all of them or, if that fails,
-    none; delete those of the names `remove`. Raises OSError."""
+    """Write `files`, a dict of names and bytes (or functions that write to an open file), into
+    `folder`, all of them or, if that fails, none; delete those of the names `remove`. Raises
+    OSError."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(turn(folder))
         sweep(folder)
         parts = {}
         for name, content in files.items():
             part = os.path.join(folder, f".{name}.{HOST}-{secrets.token_hex(8)}.part")
-            f = stack.enter_context(open(part, "xb"))
+            f = stack.enter_context(open(part, "x+b"))
             stack.callback(remove_if_there, part)
             lock(f.fileno(), wait=False)     # until it is renamed: nobody sweeps it away
-            f.write(content)
+            content(f) if callable(content) else f.write(content)
             f.flush()
             if not fcntl:
                 f.close()                    # Windows renames no open file

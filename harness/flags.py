@@ -44,8 +44,8 @@ BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), n_l
 
 def flag(default, text, choices=None, **other):
     """A flag, as a dataclass field: its default, help and choices; other: its default with --init
-    (`init`), with MUSE's folder (`muse`), with --level (`level`) or with other --data (`data`).
-    Without a help text it is no flag, only a setting."""
+    (`init`), with a GGUF file there (`gguf`), with MUSE's folder (`muse`), with --level (`level`)
+    or with other --data (`data`). Without a help text it is no flag, only a setting."""
     return field(default=default, metadata=dict(help=text, choices=choices, other=other))
 
 
@@ -64,14 +64,18 @@ def parse(Config, argv, doc):
             parser.add_argument(f"--{f.name}", default=None, help=text + default_text(f), **kind)
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
-    kinds = {"init": bool(given.get("init")), "muse": muse.is_folder(given.get("data", "")),
-             "level": "level" in given, "data": not built_in}
+    init = given.get("init", "")
+    kinds = {"gguf": init.endswith(".gguf"), "init": bool(init),
+             "muse": muse.is_folder(given.get("data", "")), "level": "level" in given,
+             "data": not built_in}
     # The first kind that is so, and has a default, decides.
     defaults = {f.name: next((f.metadata["other"][k] for k, so in kinds.items()
                               if so and k in f.metadata["other"]), f.default)
                 for f in fields(Config)}
     defaults["tiny"] = built_in
     defaults["lazy"] = 10 if given.get("method", "ngdiff") == "ngdiff" else 0
+    if given.get("method", "ngdiff") != "ngdiff" or given.get("lazy") == 0:
+        defaults["budget"] = 0.0             # nobody would keep it
     config = Config(**{**defaults, **given})
     check(config, given)
     config.lr = config.lr or default_rate(config)
@@ -87,7 +91,8 @@ def parse(Config, argv, doc):
 
 def default_text(f):
     """What --help says of a field's defaults."""
-    kinds = {"data": "--data", "init": "--init", "muse": "MUSE's folder", "level": "--level"}
+    kinds = {"data": "--data", "init": "--init", "gguf": "a .gguf", "muse": "MUSE's folder",
+             "level": "--level"}
     words = [f.default, *(f"{v} with {kinds[k]}" for k, v in f.metadata["other"].items())]
     return f" (default: {', '.join(map(str, words))})" if f.default else ""
 

@@ -12,10 +12,8 @@ from importlib.metadata import version
 
 import torch
 
-import data
 from harness import files, flags, measuring, muse, names, sources, weights
 from harness.stages import kept
-from model import GPT
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
                "lr", "fits", "status", "probed", "slope", "curvature", "watched", "room",
@@ -38,8 +36,8 @@ def evaluate(model, tokenizer, rows):
 def measured(run, stage):
     """`evaluate` of a stage's model: from the cache if it was measured before. It is measured with
     as many threads as the model was made with: so its numbers do not depend on who asks first."""
-    made_of = names.ingredients((evaluate, GPT), run.config, run.rows, model=stage.name,
-                                step=stage.step)
+    made_of = names.ingredients((evaluate, type(stage.model)), run.config, run.rows,
+                                model=stage.name, step=stage.step)
     path = os.path.join(run.config.cache, f"measured-{names.digest(made_of)}.json")
     threads = torch.get_num_threads()
     torch.set_num_threads(stage.made_of["threads"])
@@ -85,7 +83,7 @@ def about(run, stages, weights_file):
     model.pt (its bytes), the versions and the commit."""
     # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
     return {**asdict(run.config), **asdict(run.initial.config), "threads": torch.get_num_threads(),
-            "rows": names.digest(run.rows), "tokenizer": names.digest(data.words_of(run.tokenizer)),
+            "rows": names.digest(run.rows), "tokenizer": names.digest(weights.told(run.tokenizer)),
             "model.pt": names.digest(weights_file), **commit(),
             "made_of": {title: stage.made_of for title, stage in stages.items()},
             "python": platform.python_version(), "torch": torch.__version__,
@@ -194,7 +192,7 @@ def finish(run, stages, started):
     stopped = last.stopped or f"after {config.steps} steps"
     seconds = {"target": stages["target"].seconds, "retrain": stages["retrain"].seconds,
                "unlearn": last.seconds, "evaluate": time.monotonic() - t0}
-    torch.save(weights.to_gpt2(last.model, run.tokenizer), saved := io.BytesIO())
+    torch.save(weights.as_published(last.model, run.tokenizer), saved := io.BytesIO())
     picture = png(curves(last.log, results, config.method), 110)
     names_of = [name for name, m in found[config.method].items()
                 if name != "holdout" and "prompts" in m]

@@ -7,7 +7,6 @@ number of steps prolongs it.
 import contextlib
 import glob
 import hashlib
-import io
 import json
 import math
 import os
@@ -79,7 +78,7 @@ class Stage:
 
     def finished(self):
         """Whether a file holds the stage's last step."""
-        return any(steps_in(path) == self.steps and read(path) for path in self.saved())
+        return any(steps_in(path) == self.steps and whole(path) for path in self.saved())
 
     def record(self, step, **numbers):
         """Add step's numbers to the log. Prints them every tenth of the way, with the time left.
@@ -110,16 +109,24 @@ class Stage:
 
 def write(stage):
     """Save the stage in its file: the number of steps (8 bytes), then what torch.save makes."""
-    buffer = io.BytesIO(stage.step.to_bytes(8, "little"))
-    buffer.seek(8)
-    torch.save({"model": stage.model.state_dict(), **{k: getattr(stage, k) for k in KEPT}}, buffer)
-    write_sealed(stage.path, buffer.getbuffer())
+    def content(f):
+        f.write(stage.step.to_bytes(8, "little"))
+        torch.save({"model": stage.model.state_dict(), **{k: getattr(stage, k) for k in KEPT}}, f)
+    write_sealed(stage.path, content)
 
 
 def read(path, device="cpu"):
     """What `write` saved in `path`, as a dict; None if there is nothing whole."""
-    content = read_sealed(path)
-    return content and torch.load(io.BytesIO(content[8:]), map_location=device, weights_only=True)
+    if f := open_sealed(path):
+        with f:
+            f.seek(8, os.SEEK_CUR)
+            return torch.load(f, map_location=device, weights_only=True)
+
+
+def whole(path):
+    """Whether a stage's file is there, as it was written."""
+    with open_sealed(path) or contextlib.nullcontext() as f:
+        return f is not None
 
 
 def steps_in(path):
@@ -131,30 +138,40 @@ def steps_in(path):
 
 def kept(path, make, *args):
     """make(*args), as JSON has it: from the file `path`, or made and put there."""
-    if content := read_sealed(path):
-        return json.loads(content)
-    content = json.dumps(make(*args), default=list).encode()      # of arrays too
-    write_sealed(path, content)
+    if f := open_sealed(path):
+        with f:
+            return json.load(f)
+    content = json.dumps(make(*args), default=list)               # of arrays too
+    write_sealed(path, lambda f: f.write(content.encode()))
     return json.loads(content)
 
 
 def write_sealed(path, content):
-    """Write bytes behind their own SHA-256. Of several processes the first alone writes."""
+    """Write what `content(file)` writes, behind its own SHA-256. Nothing is held in memory: a large
+    model's state is gigabytes. Of several processes the first alone writes."""
+    def sealed(f):
+        f.write(bytes(32))
+        content(f)
+        f.seek(32)
+        digest = hashlib.file_digest(f, "sha256").digest()
+        f.seek(0)
+        f.write(digest)
     if rank_and_size()[0] == 0:
         folder, name = os.path.split(path)
-        files.write(folder, {name: hashlib.sha256(content).digest() + content})
+        files.write(folder, {name: sealed})
 
 
-def read_sealed(path):
-    """What `write_sealed` wrote, or None if there is no such file. A file that is not what was
-    written is named, deleted and ignored."""
+def open_sealed(path):
+    """The file that `write_sealed` wrote, open behind the SHA-256; None if there is none. A file
+    that is not what was written is named, deleted and ignored."""
     try:
-        with open(path, "rb") as f:
-            digest, content = f.read(32), f.read()
+        f = open(path, "rb")
     except FileNotFoundError:
         return None
-    if hashlib.sha256(content).digest() == digest:
-        return content
+    if f.read(32) == hashlib.file_digest(f, "sha256").digest():
+        f.seek(32)
+        return f
+    f.close()
     print(f"{path} is damaged: ignored and deleted", file=sys.stderr)
     with contextlib.suppress(OSError):
         os.remove(path)

@@ -1,4 +1,4 @@
-"""GPT-2 weights: from a file to a model and back, and GPT-2's tokenizer.
+"""Published weights: from a file to a model and back, and the tokenizer that belongs to them.
 
 A file from a stranger can't run code, nor fill the memory: safetensors is read here byte by byte,
 the others by torch's reader of tensors and plain values.
@@ -16,14 +16,15 @@ import tiktoken
 import torch
 
 import data
-from harness import sources
+from harness import gguf, sources
+from harness.llama import Llama, LlamaConfig
 from harness.processes import rank_and_size
 from model import GPT, GPTConfig
 
 DTYPES = dict(F64=torch.double, F32=torch.float, F16=torch.half, BF16=torch.bfloat16,
               I64=torch.long, I32=torch.int, I16=torch.short, I8=torch.int8,
               U8=torch.uint8, BOOL=torch.bool)         # as safetensors spells them
-KINDS = (".safetensors", ".bin", ".pt", ".pth")
+KINDS = (".safetensors", ".gguf", ".bin", ".pt", ".pth")
 DAMAGED = (RuntimeError, EOFError, LookupError, ValueError, TypeError, AssertionError,
            AttributeError, struct.error, pickle.UnpicklingError)   # torch.load's, met in bad files
 
@@ -38,12 +39,13 @@ WHOLE = "merge a model in several files, or an adapter of PEFT's, into one file"
 
 
 def read_weights(path):
-    """The CPU tensors in the file, by name. Runs no code that is in it. ValueError names the file
-    if it is missing, damaged or something else."""
+    """The CPU tensors in the file, by name (of GGUF's see gguf.read). Runs no code that is in it.
+    ValueError names the file if it is missing, damaged or something else."""
     if not os.path.isfile(path) or not str(path).endswith(KINDS):
         raise ValueError(f"{path}: should be one file of weights: {', '.join(KINDS)}")
     try:
-        return read_safetensors(path) if str(path).endswith(KINDS[0]) else read_saved(path)
+        read = {KINDS[0]: read_safetensors, KINDS[1]: gguf.read}
+        return read.get(os.path.splitext(path)[1], read_saved)(path)
     except OSError as e:
         raise ValueError(f"{path}: can't be read ({e.strerror})") from None
 
@@ -125,7 +127,8 @@ def from_gpt2(path, tokenizer=None, weights=None):
     of this project comes with its words: ValueError if they are not the tokenizer's.
     """
     weights = weights or read_weights(path)
-    check_words(path, weights.pop("words", None), tokenizer)
+    if (words := json_in(path, weights, "words")) is not None and tokenizer:
+        check_words(path, words, tokenizer)
     if len({gpt_name(n) for n in weights}) < len(weights):
         raise ValueError(f"{path}: some weights are there twice, with a prefix and without")
     # GPT-2's layers c_* are "Conv1D", (in, out) where nn.Linear has (out, in). Masks are left out.
@@ -134,7 +137,8 @@ def from_gpt2(path, tokenizer=None, weights=None):
     wte = weights.get("transformer.wte.weight")
     if wte is not None and not torch.equal(weights.pop("lm_head.weight", wte), wte):
         raise ValueError(f"{path}: lm_head.weight is not wte.weight, but GPT-2 ties the two")
-    return filled(path, weights, size_of(path, weights))
+    return filled(path, GPT, size_of(path, weights), weights,
+                  f"{WHOLE}; transpose nanoGPT's c_*.weight")
 
 
 def gpt_name(name):
@@ -172,16 +176,16 @@ def size_of(path, weights):
     return GPTConfig(V, T, n_layer, int(n_head), C)
 
 
-def filled(path, weights, size):
-    """The model of that size with these weights, each deleted once it is copied."""
+def filled(path, Model, size, weights, hint):
+    """The Model of that size with these weights, each deleted once it is copied."""
     with torch.device("meta"):    # only shapes
-        model = GPT(size)
+        model = Model(size)
     want = {n: p.shape for n, p in model.named_parameters()}
     have = {n: w.is_floating_point() and w.shape for n, w in weights.items()}
     if wrong := sorted(n for n in want | have if want.get(n) != have.get(n)):
         raise ValueError(f"{path}: {len(wrong)} weights are missing, unknown or misshapen: "
-                         f"{wrong[:3]!s:.200}; {WHOLE}; transpose nanoGPT's c_*.weight")
-    state = {n: torch.empty(shape).copy_(weights.pop(n)) for n, shape in want.items()}
+                         f"{wrong[:3]!s:.200}; {hint}")
+    state = {n: torch.empty(shape).copy_(weights.pop(n).float()) for n, shape in want.items()}
     if bad := [n for n, w in state.items() if not w.isfinite().all()]:
         raise ValueError(f"{path}: {len(bad)} weights hold NaN or infinity: {bad[:3]}")
     model.load_state_dict(state, strict=False, assign=True)
@@ -189,26 +193,92 @@ def filled(path, weights, size):
     return model
 
 
-# --------------------------------------------------------------------------- words
+# --------------------------------------------------------------------------- the Llama family
 
-def to_gpt2(model, tokenizer=None):
-    """The model's weights, on the CPU, as published GPT-2 checkpoints hold them. With them come the
-    data's own words, if the tokenizer has them: a tensor "words" of their JSON list's bytes."""
+# A weight's name here, in a GGUF file, and in the hub's files of the family. #: a block's number.
+LLAMAS = [line.split() for line in """
+transformer.wte           token_embd          model.embed_tokens
+transformer.ln_f          output_norm         model.norm
+transformer.h.#.ln_1      blk.#.attn_norm     model.layers.#.input_layernorm
+transformer.h.#.attn.q_proj   blk.#.attn_q        model.layers.#.self_attn.q_proj
+transformer.h.#.attn.k_proj   blk.#.attn_k        model.layers.#.self_attn.k_proj
+transformer.h.#.attn.v_proj   blk.#.attn_v        model.layers.#.self_attn.v_proj
+transformer.h.#.attn.c_proj   blk.#.attn_output   model.layers.#.self_attn.o_proj
+transformer.h.#.ln_2          blk.#.ffn_norm      model.layers.#.post_attention_layernorm
+transformer.h.#.mlp.gate_proj blk.#.ffn_gate      model.layers.#.mlp.gate_proj
+transformer.h.#.mlp.up_proj   blk.#.ffn_up        model.layers.#.mlp.up_proj
+transformer.h.#.mlp.c_proj    blk.#.ffn_down      model.layers.#.mlp.down_proj
+""".strip().split("\n")]
+HERE, IN_GGUF, ON_THE_HUB = range(3)
+CONTEXT = 1024       # tokens: with a published 8,192, MUSE's windows would be too long for a CPU
+
+
+def llama_names(n_layer, old, new):
+    """{a weight's name in column `old` of LLAMAS: its name in column `new`}."""
+    return {line[old].replace("#", str(i)) + ".weight": line[new].replace("#", str(i)) + ".weight"
+            for line in LLAMAS for i in range(n_layer)}
+
+
+def from_llama(path, said, weights, longest):
+    """The Llama in a GGUF file, or in a model.pt of a run that began with one, float32 on the CPU.
+
+    said, weights: what `gguf.read` found, or model.pt's. Rows of `longest` tokens must fit into the
+    context, which else is 1,024 tokens, and never longer than the file says. ValueError as of
+    `from_gpt2`.
+    """
+    of = lambda key: said[f"llama.{key}"]
+    n_layer = min(of("block_count"), len(weights) // 9 + 1)      # 9 weights make a block
+    names = llama_names(n_layer, IN_GGUF if "token_embd.weight" in weights else ON_THE_HUB, HERE)
+    weights = {names.get(n, n): w for n, w in weights.items()}
+    size = LlamaConfig(
+        len(said["tokenizer.ggml.tokens"]), min(of("context_length"), max(longest, CONTEXT)),
+        n_layer, of("attention.head_count"), of("embedding_length"),
+        n_kv_head=of("attention.head_count_kv"), n_inner=of("feed_forward_length"),
+        rope_base=of("rope.freq_base"), norm_eps=of("attention.layer_norm_rms_epsilon"))
+    return filled(path, Llama, size, weights, "a head of its own, biases and factors of the "
+                  "rotation are not known here")
+
+
+# --------------------------------------------------------------------------- back, and words
+
+def as_published(model, tokenizer=None):
+    """The model's weights, on the CPU, as published checkpoints of its kind hold them. With them
+    comes what belongs to the tokenizer: bytes of JSON, as a tensor."""
     state = {n: w.cpu() for n, w in model.state_dict().items()}
-    state = {n: w.t().contiguous() if ".c_" in n and w.dim() == 2 else w for n, w in state.items()}
-    words = data.words_of(tokenizer) if tokenizer else None
-    text = bytearray(json.dumps(words, ensure_ascii=False).encode())
-    return state | ({"words": torch.frombuffer(text, dtype=torch.uint8)} if words else {})
+    if isinstance(model, Llama):
+        del state["lm_head.weight"]                            # tied: the embedding again
+        names = llama_names(model.config.n_layer, HERE, ON_THE_HUB)
+        state = {names[n]: w for n, w in state.items()}
+    else:
+        state = {n: w.t().contiguous() if ".c_" in n and w.dim() == 2 else w
+                 for n, w in state.items()}
+    return state | {name: torch.frombuffer(bytearray(json.dumps(x, ensure_ascii=False).encode()),
+                                           dtype=torch.uint8)
+                    for name, x in told(tokenizer).items()}
 
 
-def check_words(path, held, tokenizer):
-    """ValueError if the tensor `held` has other words than the tokenizer."""
-    if held is None or tokenizer is None:
-        return
+def told(tokenizer):
+    """What makes the tokenizer, by the name of its tensor in model.pt: the data's own words, or
+    what a GGUF file said. Of GPT-2's and of none: {}."""
+    if isinstance(tokenizer, gguf.Vocabulary):
+        return {"gguf": tokenizer.said}
+    return {"words": words} if tokenizer and (words := data.words_of(tokenizer)) else {}
+
+
+def json_in(path, weights, name):
+    """What `told` gave, from the tensor of that name, which is taken out; None if there is none."""
+    held, kind = weights.pop(name, None), {"words": list, "gguf": dict}[name]
     try:
-        words = list(json.loads(bytes(held.flatten().tolist())))
+        found = json.loads(bytes(held.flatten().tolist())) if torch.is_tensor(held) else held
     except (ValueError, TypeError, RecursionError):
-        raise ValueError(f"{path}: its tensor \"words\" should hold a JSON list") from None
+        found = ()
+    if not isinstance(found, (kind, type(None))):
+        raise ValueError(f"{path}: its tensor \"{name}\" should hold JSON, a {kind.__name__}")
+    return found
+
+
+def check_words(path, words, tokenizer):
+    """ValueError if the words that a model brings along are not the tokenizer's."""
     pairs = zip_longest(words, data.words_of(tokenizer) or ["a token of GPT-2's"])
     if differ := next((pair for pair in pairs if pair[0] != pair[1]), None):
         raise ValueError("--init {}: this model has learned other words than the data's: the first "
@@ -230,21 +300,25 @@ def gpt2_tokenizer():
 
 def initial_model(config, rows):
     """(tokenizer, the model before training): the data's own words and random weights, the same for
-    a seed; or the published weights of --init, with GPT-2's tokenizer if they bring no words along.
-    GPT-2's vocabulary is often padded (to 50304, or by one token): the rows after the tokenizer's
-    stay, so that the logits are the published ones."""
-    tokenizer, found = data.word_tokenizer(rows), config.init and read_weights(config.init)
-    if found and "words" not in found:
-        tokenizer = gpt2_tokenizer()
+    a seed; or the published weights of --init, with the tokenizer that they bring along, else with
+    GPT-2's. GPT-2's vocabulary is often padded (to 50304, or by one token): the rows after the
+    tokenizer's stay, so that the logits are the published ones."""
+    path, found = config.init, read_weights(config.init) if config.init else {}
+    if (said := json_in(path, found, "gguf")) is not None:
+        tokenizer = gguf.Vocabulary(gguf.checked(path, said), path)
+    elif any(name.startswith("model.layers.") for name in found):
+        raise ValueError(f"{path}: a Llama's weights without its tokenizer: give its .gguf file")
+    else:
+        tokenizer = gpt2_tokenizer() if path and "words" not in found else data.word_tokenizer(rows)
     longest, where = sources.longest(tokenizer, rows)
-    if not config.init:
+    if not path:
         torch.manual_seed(config.seed)
         size = GPTConfig(tokenizer.n_vocab, longest, config.n_layer, n_embd=config.n_embd)
         return tokenizer, GPT(size)
-    model = from_gpt2(config.init, tokenizer, found)
+    model = from_llama(path, said, found, longest) if said else from_gpt2(path, tokenizer, found)
     V, T = model.config.vocab_size, model.config.block_size
-    padded = tokenizer.name == "gpt2" and V > tokenizer.n_vocab
-    if not (tokenizer.n_vocab == V or padded) or longest > T:
-        raise ValueError(f"--init {config.init}: a vocabulary of {V} and a context of {T} tokens, "
+    fits = said or tokenizer.n_vocab == V or tokenizer.name == "gpt2" and V > tokenizer.n_vocab
+    if not fits or longest > T:
+        raise ValueError(f"--init {path}: a vocabulary of {V} and a context of {T} tokens, "
                          f"but the tokenizer has {tokenizer.n_vocab} and {where} is {longest} long")
     return tokenizer, model

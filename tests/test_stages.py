@@ -49,6 +49,9 @@ def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, 
     assert go(cache, out)[0] == 0 and kills.numbers(out) == plain[2]
     assert rows(out / "log.csv") == rows(plain[1] / "log.csv")
     assert sorted(p.suffix for p in cache.iterdir()) == [".json"] * 3 + [".state"] * 3
+    kept = {p.name.split("-")[0]: stages.read(p)["optimizer"] for p in cache.glob("*.state")}
+    assert kept["target"] is kept["retrain"] is None, "nobody goes on from there"
+    assert kept["ngdiff"], "a larger --steps goes on from there"
 
 
 @pytest.mark.parametrize("words", ["--optimizer adam --lazy 0", "--batch 9 --budget 0.1 --lazy 1"])
@@ -117,7 +120,8 @@ def test_a_state_cannot_run_code(tmp_path):
             return os.system, (f"touch {tmp_path}/owned",)
     torch.save({"model": Evil()}, tmp_path / "evil.state")
     path = str(tmp_path / "evil.state")
-    stages.write_sealed(path, b"\0" * 8 + Path(path).read_bytes())
+    content = b"\0" * 8 + Path(path).read_bytes()
+    stages.write_sealed(path, lambda f: f.write(content))
     with pytest.raises(Exception, match="(?i)weights"):
         stages.read(path)
     assert not (tmp_path / "owned").exists()

@@ -80,7 +80,7 @@ def test_the_saved_weights_are_the_unlearned_models(plain):
     cache, out, results = plain
     run, saved = ready(cache), torch.load(out / "model.pt")
     stage = train.unlearned(run, train.train_both(run)["target"])
-    assert all(torch.equal(saved[n], w) for n, w in weights.to_gpt2(stage.model).items())
+    assert all(torch.equal(saved[n], w) for n, w in weights.as_published(stage.model).items())
     losses = measuring.measure_losses(stage.model, run.examples["forget"])["loss"]
     assert np.mean(losses) == pytest.approx(results["models"]["ngdiff"]["forget_loss"])
 

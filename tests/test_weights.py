@@ -17,7 +17,7 @@ import torch
 
 import data
 from harness import measuring, weights
-from harness.weights import DTYPES, from_gpt2, initial_model, read_weights, to_gpt2
+from harness.weights import DTYPES, as_published, from_gpt2, initial_model, read_weights
 from model import GPT, GPTConfig
 
 V, T, C, H, LAYERS = 300, 32, 128, 2, 2
@@ -277,7 +277,7 @@ def test_only_with_gpt2s_tokenizer_the_vocabulary_may_be_padded(tmp_path, monkey
                                                                 fine):
     monkeypatch.setattr(weights, "gpt2_tokenizer", lambda: GPT2)
     model = GPT(GPTConfig(WORDS.n_vocab + more, T, 1, 1, 64))
-    held = to_gpt2(model, WORDS if name == "words" else None)
+    held = as_published(model, WORDS if name == "words" else None)
     path, named = write(tmp_path / "gpt2.bin", held), f"{WORDS.n_vocab + more}.*{WORDS.n_vocab}"
     with nullcontext() if fine else pytest.raises(ValueError, match=f"--init .*{named}"):
         model = start(path)
@@ -288,9 +288,9 @@ def test_a_model_brings_its_words_along_and_is_refused_with_others_of_the_same_n
     others = {k: [r | {"question": "Whö?"} for r in some] for k, some in ROWS.items()}
     other = data.word_tokenizer(others)
     model = GPT(GPTConfig(WORDS.n_vocab, T, 1, 1, 64))
-    path = write(tmp_path / "model.pt", held := to_gpt2(model, other))
+    path = write(tmp_path / "model.pt", held := as_published(model, other))
     assert json.loads(bytes(held["words"].tolist())) == data.words_of(other)
-    assert "words" not in to_gpt2(model, GPT2)
+    assert "words" not in as_published(model, GPT2)
     assert other.n_vocab == WORDS.n_vocab and start(path, others)
     with pytest.raises(ValueError, match="model.pt.*'Whö' there and 'Who' here"):
         start(path)
@@ -330,8 +330,8 @@ def test_offline_the_message_names_the_files_that_tiktoken_looks_for(tmp_path, m
 def test_a_model_written_and_read_back_is_the_same_bit_for_bit(tmp_path):
     model = GPT(GPTConfig(V, T, LAYERS, 4, C))
     write_config(tmp_path, {"n_head": 4, "n_layer": LAYERS})
-    held = to_gpt2(model, WORDS)
+    held = as_published(model, WORDS)
     back = from_gpt2(write(tmp_path / "model.safetensors", held), WORDS)
-    assert back.config == model.config and to_gpt2(back, WORDS).keys() == held.keys()
+    assert back.config == model.config and as_published(back, WORDS).keys() == held.keys()
     check_weights(back, {n.removeprefix("transformer."): w for n, w in held.items()})
     check_weights(model, {n.removeprefix("transformer."): w for n, w in held.items()})

@@ -1,0 +1,424 @@
+"""GGUF files and the Llama family: what is read is what the format says, what is computed is what
+the papers say, and a stranger's file is refused in one line. The file is written here.
+"""
+import json
+import math
+import pickle
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from conftest import code_of, ready
+from data import Example, collate, encode
+from experiments import ask, audit
+from harness import gguf, names, weights
+from harness.llama import Llama, LlamaConfig, rotated
+from harness.weights import as_published, from_llama, read_weights
+
+C, INNER, LAYERS, H, G = 64, 96, 2, 4, 2
+D = C // H
+BYTES = {byte: letter for letter, byte in gguf.letters().items()}
+MISSING = 4                     # the byte without a token
+MERGES = ["i n", "Ġ t", "Ġt h", "Ġ Ġ", "Ċ Ċ", "1 9"]       # no text of digits becomes "19"
+NORMAL = [BYTES[b] for b in range(256) if b != MISSING] + [m.replace(" ", "") for m in MERGES]
+WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *NORMAL]
+SAID = {
+    "general.architecture": "llama", "general.alignment": 32, "general.languages": ["en"],
+    "llama.block_count": LAYERS, "llama.context_length": 4096, "llama.embedding_length": C,
+    "llama.feed_forward_length": INNER, "llama.attention.head_count": H,
+    "llama.attention.head_count_kv": G, "llama.rope.freq_base": 1000.0,
+    "llama.attention.layer_norm_rms_epsilon": 0.0625, "llama.rope.dimension_count": D,
+    "llama.vocab_size": len(WORDS), "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm",
+    "tokenizer.ggml.tokens": WORDS, "tokenizer.ggml.token_type": [3] * 3 + [1] * len(NORMAL),
+    "tokenizer.ggml.merges": MERGES, "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.add_bos_token": False, "tokenizer.chat_template": "{}"}
+LETTERS = {bool: (7, "?"), int: (4, "I"), float: (6, "f")}
+
+
+# --------------------------------------------------------------------------- a file
+
+def text(s):
+    raw = s.encode() if isinstance(s, str) else s
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def value(x, typed=True):
+    if isinstance(x, bytes):                   # as it is
+        return x
+    if isinstance(x, list):
+        kind = 8 if isinstance(x[0], str) else LETTERS[type(x[0])][0]
+        return struct.pack("<IIQ", 9, kind, len(x)) + b"".join(value(i, False) for i in x)
+    kind, letter = (8, None) if isinstance(x, str) else LETTERS[type(x)]
+    return struct.pack("<I", kind) * typed + (struct.pack("<" + letter, x) if letter else text(x))
+
+
+def tensors():
+    """{name: (type, shape, bytes)}, of all six types; and {name: what is in it}."""
+    g, held, numbers = np.random.default_rng(0), {}, {}
+    shapes = {"token_embd": (len(WORDS), C), "output_norm": (C,)}
+    for i in range(LAYERS):
+        shapes |= {f"blk.{i}.{name}": shape for name, shape in {
+            "attn_norm": (C,), "attn_q": (C, C), "attn_k": (G * D, C), "attn_v": (G * D, C),
+            "attn_output": (C, C), "ffn_norm": (C,), "ffn_gate": (INNER, C), "ffn_up": (INNER, C),
+            "ffn_down": (C, INNER)}.items()}
+    kinds = {"token_embd": "Q8_0", "attn_q": "Q4_1", "attn_k": "Q4_0", "attn_v": "F16",
+             "attn_output": "BF16", "ffn_gate": "Q4_1", "ffn_up": "Q4_0", "ffn_down": "Q8_0"}
+    for name, shape in shapes.items():
+        kind = kinds.get(name.split(".")[-1], "F32")
+        raw, x = stored(kind, g.normal(0, 0.2, shape) + (len(shape) == 1))
+        held[name + ".weight"], numbers[name + ".weight"] = (kind, shape, raw), x.reshape(shape)
+    return held, numbers
+
+
+def stored(kind, x):
+    """(bytes, the numbers that they mean), block by block as ggml's docs describe them."""
+    x = x.astype("f4")
+    if kind in ("F32", "F16"):
+        x = x.astype("<f4" if kind == "F32" else "<f2")
+        return x.tobytes(), x.astype("f4")
+    if kind == "BF16":
+        upper = (x.view("u4") >> 16).astype("<u2")
+        return upper.tobytes(), (upper.astype("u4") << 16).view("f4")
+    raw, out = b"", []
+    for block in x.reshape(-1, 32):
+        d = float(np.float16(np.abs(block).max() / (127 if kind == "Q8_0" else 7)))
+        m = float(np.float16(block.min()))
+        raw += struct.pack("<e", d)
+        if kind == "Q8_0":
+            q = np.clip(np.round(block / d), -128, 127).astype("i1")
+            raw, values = raw + q.tobytes(), d * q.astype("f4")
+        else:
+            zero = -8 * d if kind == "Q4_0" else m
+            q = np.clip(np.round((block - zero) / d), 0, 15).astype("u1")
+            raw += b"" if kind == "Q4_0" else struct.pack("<e", m)
+            raw += bytes(int(q[i]) | int(q[i + 16]) << 4 for i in range(16))
+            values = np.array([d * (int(v) - 8) if kind == "Q4_0" else d * int(v) + m for v in q])
+        out.append(values)
+    return raw, np.concatenate(out).astype("f4")
+
+
+def file(said=None, held=None, align=32, head=b"GGUF" + struct.pack("<I", 3), counts=None):
+    """The bytes of a GGUF file. held: {name: (type, shape, bytes, ...)}, a fourth item being an
+    offset that is written in place of the right one."""
+    said, held = said or SAID, held or TENSORS
+    number = {name: i for i, (name, _, _) in gguf.KINDS.items()}
+    infos, data = b"", b""
+    for name, (kind, shape, raw, *odd) in held.items():
+        data += bytes(-len(data) % align)
+        infos += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape[::-1],
+                                          number.get(kind, kind), *(odd or [len(data)]))
+        data += raw
+    out = head + struct.pack("<QQ", *(counts or (len(held), len(said))))
+    out += b"".join(text(key) + value(x) for key, x in said.items()) + infos
+    return out + bytes(-len(out) % align) + data
+
+
+ROWS = {"retain": [{"question": "in the", "answer": "1932"}]}
+TENSORS, NUMBERS = tensors()
+GOOD = file()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    path.write_bytes(GOOD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def loaded(path):
+    """(tokenizer, model) of the file, as train.py makes them."""
+    return weights.initial_model(train.Config(init=str(path)), ROWS)
+
+
+# --------------------------------------------------------------------------- the numbers
+
+@pytest.mark.parametrize("kind, raw, expected", [
+    ("F32", struct.pack("<2f", 1.5, -3), [1.5, -3]),
+    ("F16", struct.pack("<2e", 1.5, -3), [1.5, -3]),
+    ("BF16", b"\xc0\x3f\x40\xc0", [1.5, -3]),
+    ("Q8_0", struct.pack("<e32b", 0.5, *range(-16, 16)), [0.5 * q for q in range(-16, 16)]),
+    ("Q4_0", struct.pack("<e", 2) + bytes(q | 15 - q << 4 for q in range(16)),
+     [2.0 * (q - 8) for q in (*range(16), *range(15, -1, -1))]),
+    ("Q4_1", struct.pack("<2e", 2, -3) + bytes(q | 15 - q << 4 for q in range(16)),
+     [2.0 * q - 3 for q in (*range(16), *range(15, -1, -1))])])
+def test_each_type_of_number_against_a_block_written_by_hand(kind, raw, expected):
+    """Low four bits are a block's first 16 numbers, high ones its last 16; two blocks in turn."""
+    got = gguf.decoded(kind, np.frombuffer(raw + raw, "u1"))
+    assert got.dtype == np.float32 and got.ravel().tolist() == expected * 2
+
+
+def test_the_file_is_read_exactly_and_the_rows_of_q_and_k_are_put_back(loaded):
+    """Stored row 2 i + j of a head is row j D/2 + i, in which the two halves are turned."""
+    _, model = loaded
+    held = {n: w for n, w in model.named_parameters()}
+    for ours, theirs in weights.llama_names(LAYERS, weights.HERE, weights.IN_GGUF).items():
+        want = torch.from_numpy(NUMBERS[theirs])
+        heads = {"attn_q": H, "attn_k": G}.get(theirs.split(".")[-2])
+        if heads:
+            want = want[[h * D + 2 * i + j for h in range(heads) for j in (0, 1)
+                         for i in range(D // 2)]]
+        assert torch.equal(held.pop(ours), want), ours
+    assert not held and model.lm_head.weight is model.transformer.wte.weight
+    assert model.config == LlamaConfig(len(WORDS), 1024, LAYERS, H, C, G, INNER, 1000.0, 0.0625)
+
+
+# --------------------------------------------------------------------------- the model
+
+def turned(x, base):
+    """Pair (i, i + D/2) of position p as a complex number, turned by p base^(-2 i / D)."""
+    T, D = x.shape
+    z = torch.complex(x[:, :D // 2], x[:, D // 2:])
+    angles = [[p * base ** (-2 * i / D) for i in range(D // 2)] for p in range(T)]
+    z = z * torch.polar(torch.ones(T, D // 2).double(), torch.tensor(angles).double())
+    return torch.cat([z.real, z.imag], 1)
+
+
+def by_hand(model, tokens):
+    """Logits (T, V) of one row by the papers' formulas, head by head."""
+    w = {n: p.double() for n, p in model.named_parameters()}
+    c = model.config
+
+    def norm(x, name):
+        return x / (x.pow(2).mean(-1, keepdim=True) + c.norm_eps).sqrt() * w[name + ".weight"]
+    linear = lambda x, name: x @ w[name + ".weight"].T
+    T, x = len(tokens), w["transformer.wte.weight"][torch.tensor(tokens)]
+    for i in range(c.n_layer):
+        h = f"transformer.h.{i}."
+        y = norm(x, h + "ln_1")
+        q, k, v = (linear(y, f"{h}attn.{name}_proj").split(D, -1) for name in "qkv")
+        heads = []
+        for n in range(H):                     # H / G neighbours share a head of k and v
+            a, b, value = (turned(q[n], c.rope_base), turned(k[n // (H // G)], c.rope_base),
+                           v[n // (H // G)])
+            later = torch.ones(T, T).triu(1).bool()
+            heads.append((a @ b.T / math.sqrt(D)).masked_fill(later, -math.inf).softmax(-1) @ value)
+        x = x + linear(torch.cat(heads, -1), h + "attn.c_proj")
+        y = norm(x, h + "ln_2")
+        gate = linear(y, h + "mlp.gate_proj")
+        x = x + linear(gate * torch.sigmoid(gate) * linear(y, h + "mlp.up_proj"), h + "mlp.c_proj")
+    return norm(x, "transformer.ln_f") @ w["transformer.wte.weight"].T
+
+
+def test_logits_are_those_of_the_papers_formulas(loaded):
+    tokens = torch.randint(len(WORDS), (30,), generator=torch.Generator().manual_seed(1)).tolist()
+    expected = by_hand(loaded[1], tokens[:-1])
+    losses = loaded[1](collate([Example(tokens, 1)]))
+    assert torch.allclose(losses.double(), torch.nn.functional.cross_entropy(
+        expected, torch.tensor(tokens[1:]), reduction="none"), atol=1e-4)
+
+
+def test_generation_with_a_cache_is_the_greedy_walk_without_one(loaded):
+    """Prompts of several lengths at once: each new key is turned by its own position."""
+    g = torch.Generator().manual_seed(2)
+    prompts = [torch.randint(len(WORDS), (n,), generator=g).tolist() for n in (3, 9, 17)]
+    expected = []
+    for prompt in prompts:
+        tokens = list(prompt)
+        for _ in range(9):
+            tokens.append(int(by_hand(loaded[1], tokens)[-1].argmax()))
+        expected.append(tokens[len(prompt):])
+    assert loaded[1].generate(prompts, 9, stop=0) == expected
+    said = {token for row in expected for token in row}
+    assert 0 not in said and len(said) > 3, "standing still would show little"
+
+
+def test_a_product_of_turned_vectors_depends_on_their_distance_only():
+    q, k = torch.randn(2, 1, 1, 1, D, generator=torch.Generator().manual_seed(3))
+    products = [float((rotated(q, at + 5, 1e4) * rotated(k, at, 1e4)).sum()) for at in (0, 7, 400)]
+    assert np.allclose(products, products[0], atol=1e-4)
+    assert not math.isclose(products[0], float((q * k).sum()), abs_tol=1e-2)
+
+
+def test_an_edit_of_the_llama_trains_no_gpt_again():
+    def reached(kind):
+        return names.ingredients((train.train, kind), train.Config(), [])["code"]
+    gpt, llama = reached(train.gpt.GPT), reached(Llama)
+    assert not any("llama" in name for name in gpt) and "model.attend" in gpt
+    assert {"harness.llama.rotated", "harness.llama.MLP", "model.attend"} <= llama.keys()
+
+
+# --------------------------------------------------------------------------- the tokenizer
+
+@pytest.mark.parametrize("said, words", [
+    ("in the", "in Ġth e"), ("1932", "1 9 3 2"), ("  2", "ĠĠ 2"), ("a  b", "a Ġ Ġ b"),
+    ("x\n\n7", "x ĊĊ 7"), ("2019", "2 0 1 9"), ("in1 in", "in 1 Ġ in"),
+    ("<|im_end|>", "< | i m _ e n d | >"),
+    ("it's", "i t ' s"), ("", "")])
+def test_text_is_cut_as_smollm_cuts_it(loaded, said, words):
+    """Every digit alone; white space before a digit together; control tokens by no text."""
+    tokenizer = loaded[0]
+    ids = tokenizer.encode_ordinary(said)
+    assert [WORDS[i] for i in ids] == words.split() and tokenizer.decode(ids) == said
+
+
+def test_the_tokenizer_has_the_files_ids_and_its_end_and_refuses_a_byte_without_token(loaded):
+    tokenizer = pickle.loads(pickle.dumps(loaded[0]))
+    assert encode(tokenizer, "in", "a").tokens == [*map(WORDS.index, ["in", "Ċ", "Ġ", "a"]), 2]
+    assert tokenizer.eot_token == 2 and tokenizer.decode([2, 5]) == "<|im_end|>" + "\x02"
+    with pytest.raises(ValueError, match="no token for its byte 0x04"):
+        tokenizer.encode_ordinary("a\x04b")
+
+
+# --------------------------------------------------------------------------- a stranger's file
+
+def said(**changes):
+    """The file with other keys: {name without its first part: value}, None for none."""
+    keys = {key.split(".", 1)[-1]: key for key in SAID}
+    new = SAID | {keys.get(k, k): v for k, v in changes.items()}
+    return file({k: v for k, v in new.items() if v is not None})
+
+
+def held(name="blk.1.ffn_up.weight", **changes):
+    """The file with another tensor of that name."""
+    kind, shape, raw = TENSORS.get(name, TENSORS["output_norm.weight"])
+    new = dict(kind=kind, shape=shape, raw=raw) | changes
+    return file(held=TENSORS | {name: tuple(new.values())})
+
+
+T, L = "tokenizer.ggml.", "llama."
+LAST = "blk.1.ffn_down.weight"                 # in the file, at
+AT = GOOD.index(TENSORS[LAST][2]) - GOOD.index(TENSORS["token_embd.weight"][2])
+WIDE = struct.pack("<I", 9)                    # begins a list
+BAD = {
+    "empty": (b"", "cut short"), "magic": (b"GGML" + GOOD[4:], "GGUF"),
+    **{f"version {v}": (file(head=b"GGUF" + struct.pack(">I" if v == 3 else "<I", v)), "version")
+       for v in (0, 1, 3, 4)},
+    **{f"cut at {at:.0%}": (GOOD[:int(at * len(GOOD))], "") for at in (
+        1e-5, 1e-3, 0.002, 0.004, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.5, 0.9, 0.999999)},
+    "tensors without end": (file(counts=(2**64 - 1, len(SAID))), "tensors"),
+    "keys without end": (file(counts=(len(TENSORS), 2**63)), "keys"),
+    "more tensors": (file(counts=(len(TENSORS) + 1, len(SAID))), ""),
+    "fewer tensors": (file(counts=(len(TENSORS) - 1, len(SAID))), "missing"),
+    "more keys": (file(counts=(len(TENSORS), len(SAID) + 1)), ""),
+    "a long key": (GOOD[:24] + struct.pack("<Q", 2**62) + GOOD[32:], "cut short"),
+    "a key twice": (GOOD[:16] + struct.pack("<Q", len(SAID) + 1) + text("general.alignment")
+                    + value(32) + GOOD[24:], "twice"),
+    "a list without end": (said(x=WIDE + struct.pack("<IQ", 4, 2**61)), "items"),
+    "a list of lists": (said(x=WIDE + struct.pack("<IQ", 9, 1) + WIDE * 9), "lists"),
+    "lists in lists": (said(x=WIDE + (struct.pack("<IQ", 9, 1)) * 20_000), "lists"),
+    "a value of type 13": (said(x=struct.pack("<IQ", 13, 0)), "type 13"),
+    "a text not in UTF-8": (said(x=struct.pack("<I", 8) + text(b"\xff")), "UTF-8"),
+    "type Q6_K": (held(kind=14), "ffn_up.*type 14.*Q4_1"),
+    "type 4 billion": (held(kind=2**32 - 1), "type"),
+    "no dimension": (held(shape=()), "no shape"),
+    "a dimension of 0": (held(shape=(0, C)), "no shape"),
+    "a row no block fits": (held(shape=(INNER, 40)), "no shape"),
+    "five dimensions": (held(shape=(1,) * 5), "dimensions"),
+    "dimensions beyond any memory": (held(shape=(2**62, 2**62)), "beyond"),
+    "as many numbers in another shape": (held(shape=(C, INNER)), "misshapen"),
+    "an offset beyond the end": (held(offset=len(GOOD) // 32 * 32), "beyond"),
+    "an offset of 2^63": (held(offset=2**63), "beyond"),
+    "an offset one too high": (held(LAST, offset=AT + 1) + bytes(32), "multiple of 32"),
+    "one place for two": (held(offset=0), "another"),
+    "an unknown tensor": (held("rope_freqs.weight"), "rope_freqs"),
+    "a head of its own": (held("output.weight"), "output.weight"),
+    "NaN": (held("output_norm.weight", raw=struct.pack("<f", math.nan) * C), "NaN"),
+    **{f"{key} {str(x)[-20:]}": (said(**{key: x}), *(named or [key])) for key, x, *named in (
+        *[("general.alignment", x) for x in (0, 33, 2**31, "32")],
+        ("general.architecture", "qwen2"), ("general.architecture", None),
+        (L + "rope.scaling.type", "linear"), (L + "rope.scaling.factor", 4.0),
+        (L + "expert_count", 8), (L + "rope.dimension_count", D // 2),
+        (L + "attention.key_length", 2 * D), (L + "block_count", 2**32 - 1),
+        (L + "block_count", 1, "blk.1."), (L + "block_count", 1000, "9 weights"),
+        (L + "block_count", 2.0), (L + "block_count", None),
+        (L + "context_length", 1, "context of 1"),
+        (L + "embedding_length", 2 * C, "dimension_count"), (L + "embedding_length", 2**32 - 1),
+        (L + "feed_forward_length", C, "6 weights"), (L + "attention.head_count", 0),
+        (L + "attention.head_count", 3, "head_count 3"), (L + "attention.head_count_kv", [G, G]),
+        (L + "attention.head_count_kv", 3, "head_count_kv 3"), (L + "rope.freq_base", math.nan),
+        (L + "rope.freq_base", None), (L + "attention.layer_norm_rms_epsilon", 0.0),
+        (L + "vocab_size", len(WORDS) + 1), (T + "model", "llama"), (T + "pre", "qwen2"),
+        (T + "pre", None), (T + "add_bos_token", True), (T + "add_space_prefix", True),
+        (T + "eos_token_id", 2**20), (T + "eos_token_id", 9), (T + "eos_token_id", None),
+        *[(T + "tokens", [*WORDS[:-1], last]) for last in ("in", "xyz", "")],
+        (T + "tokens", WORDS[:-1], "vocab_size"), (T + "tokens", "abc"),
+        (T + "token_type", [3] * 3), (T + "token_type", [4] * len(WORDS)),
+        (T + "merges", MERGES[::-1], "order"),
+        (T + "merges", MERGES[:-1], "merges"), (T + "merges", [*MERGES[:-1], "ĊĊ"], "merges"),
+        (T + "merges", [*MERGES, "q z"], "merges"))}}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_refused_in_one_line_before_anything_large_is_allocated(tmp_path, case):
+    content, named = BAD[case]
+    (tmp_path / "odd.gguf").write_bytes(content)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=rf"odd\.gguf.*{named}") as caught:
+            weights.initial_model(train.Config(init=str(tmp_path / "odd.gguf")), ROWS)
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400 + len(str(tmp_path))
+
+
+def test_whatever_byte_of_the_head_is_changed_the_file_is_read_or_refused(tmp_path):
+    g, path = np.random.default_rng(0), tmp_path / "odd.gguf"
+    head = len(file(held={"a": ("F32", (1,), b"0000")})) + 60 * len(TENSORS)
+    for _ in range(300):
+        odd = bytearray(GOOD)
+        for at in g.integers(head, size=g.integers(1, 4)):
+            odd[at] = g.choice([0, 1, 2, 127, 128, 255, odd[at] ^ 1])
+        path.write_bytes(odd)
+        try:
+            found = read_weights(path)
+            said = found.pop("gguf")
+            gguf.Vocabulary(said, path)
+            from_llama(path, said, found, 5)
+        except ValueError as e:
+            assert "odd.gguf" in str(e)
+
+
+# --------------------------------------------------------------------------- the whole way
+
+def test_a_run_on_a_gguf_file_then_ask_audit_and_init_with_its_model(
+        path, tmp_path, capsys, monkeypatch, in_this_process, no_drawing):
+    monkeypatch.setattr(audit, "draw", lambda *_: None)
+    out, base = tmp_path / "out", ["--authors", 6, "--epochs", 0.5, "--steps", 3, "--level",
+                                   "--cache", tmp_path / "cache"]
+    assert code_of(["--init", path, "--out", out, *base]) == 0
+    held = read_weights(str(out / "model.pt"))
+    assert held["model.layers.1.self_attn.q_proj.weight"].shape == (C, C)
+    assert json.loads(bytes(held["gguf"].tolist()))["tokenizer.ggml.tokens"] == WORDS
+    assert json.loads((out / "config.json").read_text("utf-8"))["rope_base"] == 1000.0
+    capsys.readouterr()
+    assert code_of([out, "What is in the year 1932?"], ask.main) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n{name:>12}: " in said for name in ("target", "retrain", "ngdiff"))
+    assert code_of([out], audit.main) == 0 and (out / "audit.json").exists()
+    again = ready(tmp_path / "again", "--init", out / "model.pt", base=[])
+    assert isinstance(again.initial, Llama) and again.tokenizer.encode_ordinary("in1") == \
+        [WORDS.index("in"), WORDS.index("1")]
+    now = as_published(again.initial, again.tokenizer)
+    assert now.keys() == held.keys() and all(torch.equal(now[n], w) for n, w in held.items())
+    for raw in (b"[1", b"3", b"{}", b"\xff", None):              # a stranger's; the hub's own
+        odd = {"gguf": torch.frombuffer(bytearray(raw), dtype=torch.uint8)} if raw else {}
+        torch.save({n: w for n, w in held.items() if n != "gguf"} | odd, tmp_path / "odd.pt")
+        assert code_of(["--init", tmp_path / "odd.pt"]) == 2
+        line, = capsys.readouterr().err.splitlines()
+        assert "odd.pt" in line
+
+
+def test_bfloat16_and_micro_batches_give_the_same_losses(loaded):
+    tokenizer, model = loaded
+    examples = [encode(tokenizer, "in the", f" {n} in") for n in (1, 22, 333)]
+
+    def loss(**other):
+        config = train.Config(**{"device": "cpu", "micro_batch": 0, **other})
+        return sum(train.mean_loss(model, b, config).item()
+                   for b in train.micro_batches(examples, config))
+    assert math.isclose(loss(), loss(micro_batch=1), rel_tol=1e-6)
+    assert 0 < abs(loss() - loss(dtype="bfloat16")) < 0.05 * loss()
+
+
+def test_a_gguf_file_has_defaults_of_its_own(path, tmp_path):
+    def config(*words):
+        return ready(tmp_path, "--init", path, *words, base=["--authors", "10"]).config
+    own = config()
+    assert own.train_batch == own.batch == 16 and own.budget == 0.03 and own.micro_batch == 8
+    assert config("--method", "gdiff").budget == config("--lazy", 0).budget == 0
