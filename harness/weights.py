@@ -197,17 +197,17 @@ def filled(path, Model, size, weights, hint):
 
 # A weight's name here, in a GGUF file, and in the hub's files of the family. #: a block's number.
 LLAMAS = [line.split() for line in """
-transformer.wte           token_embd          model.embed_tokens
-transformer.ln_f          output_norm         model.norm
-transformer.h.#.ln_1      blk.#.attn_norm     model.layers.#.input_layernorm
-transformer.h.#.attn.q_proj   blk.#.attn_q        model.layers.#.self_attn.q_proj
-transformer.h.#.attn.k_proj   blk.#.attn_k        model.layers.#.self_attn.k_proj
-transformer.h.#.attn.v_proj   blk.#.attn_v        model.layers.#.self_attn.v_proj
-transformer.h.#.attn.c_proj   blk.#.attn_output   model.layers.#.self_attn.o_proj
-transformer.h.#.ln_2          blk.#.ffn_norm      model.layers.#.post_attention_layernorm
-transformer.h.#.mlp.gate_proj blk.#.ffn_gate      model.layers.#.mlp.gate_proj
-transformer.h.#.mlp.up_proj   blk.#.ffn_up        model.layers.#.mlp.up_proj
-transformer.h.#.mlp.c_proj    blk.#.ffn_down      model.layers.#.mlp.down_proj
+transformer.wte               token_embd        model.embed_tokens
+transformer.ln_f              output_norm       model.norm
+transformer.h.#.ln_1          blk.#.attn_norm   model.layers.#.input_layernorm
+transformer.h.#.attn.q_proj   blk.#.attn_q      model.layers.#.self_attn.q_proj
+transformer.h.#.attn.k_proj   blk.#.attn_k      model.layers.#.self_attn.k_proj
+transformer.h.#.attn.v_proj   blk.#.attn_v      model.layers.#.self_attn.v_proj
+transformer.h.#.attn.c_proj   blk.#.attn_output model.layers.#.self_attn.o_proj
+transformer.h.#.ln_2          blk.#.ffn_norm    model.layers.#.post_attention_layernorm
+transformer.h.#.mlp.gate_proj blk.#.ffn_gate    model.layers.#.mlp.gate_proj
+transformer.h.#.mlp.up_proj   blk.#.ffn_up      model.layers.#.mlp.up_proj
+transformer.h.#.mlp.c_proj    blk.#.ffn_down    model.layers.#.mlp.down_proj
 """.strip().split("\n")]
 HERE, IN_GGUF, ON_THE_HUB = range(3)
 CONTEXT = 1024       # tokens: with a published 8,192, MUSE's windows would be too long for a CPU
