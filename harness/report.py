@@ -68,6 +68,16 @@ def table(models, aims=True):
     return "\n".join(lines)
 
 
+def nothing_to_forget(target, retrain):
+    """A line to print where the target model knows the forget rows no better, by 5 points, than the
+    retrained one, which never saw them; else "". Both: `measuring.summary`."""
+    for key, point in (("forget_verbmem", 1), ("forget_rouge", 0.01)):
+        if key in target and target[key] - retrain[key] < 5 * point:
+            return (f"\nnothing to forget: {key} is {target[key]:.3g} for the target and "
+                    f"{retrain[key]:.3g} for the retrained model; raise --epochs or --n_embd\n")
+    return ""
+
+
 def samples(measured, name, n=None):
     """Questions (or first halves of texts) of one set, with the gold answer (or second half) and
     every model's, as text."""
@@ -205,7 +215,8 @@ def finish(run, stages, started):
         "curves.png": picture, "model.pt": saved.getvalue(),
         "results.json": text({"config": asdict(config), "seconds": seconds, "steps": last.step,
                               "stopped": stopped, "models": results})}, remove=LATER)
-    print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n")
+    print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n"
+          + nothing_to_forget(results["target"], results["retrain"]))
     print("\n".join(samples(found, name, 1) for name in names_of if name != "real_authors"))
     for name in filter(run.rows.get, names_of):
         if (n := len(measuring.measured_rows(run.rows[name]))) < len(run.rows[name]):

@@ -379,7 +379,7 @@ def test_whatever_byte_of_the_head_is_changed_the_file_is_read_or_refused(tmp_pa
 def test_a_run_on_a_gguf_file_then_ask_audit_and_init_with_its_model(
         path, tmp_path, capsys, monkeypatch, in_this_process, no_drawing):
     monkeypatch.setattr(audit, "draw", lambda *_: None)
-    monkeypatch.setattr(audit, "RELEARN_STEPS", 10)
+    monkeypatch.setattr(audit, "relearning", lambda model, *_: [model] * 21)   # slow, and as train
     out, base = tmp_path / "out", ["--authors", 6, "--epochs", 0.5, "--steps", 3, "--level",
                                    "--cache", tmp_path / "cache"]
     assert code_of(["--init", path, "--out", out, *base]) == 0

@@ -166,3 +166,14 @@ def test_the_commit_is_this_repositorys_and_edits_are_marked(tmp_path, monkeypat
         assert report.commit() == {"commit": found["commit"], "edited": True}
     monkeypatch.setenv("PATH", "")
     assert report.commit() == {}, "no git"
+
+
+@pytest.mark.parametrize("key, target, retrain, said", [
+    ("forget_verbmem", 10.9, 11.4, True), ("forget_verbmem", 16.5, 11.4, False),
+    ("forget_rouge", 0.30, 0.28, True), ("forget_rouge", 0.99, 0.83, False),
+    ("forget_loss", 3.9, 3.9, False)])
+def test_a_line_says_where_the_target_knows_nothing_that_could_be_forgotten(
+        key, target, retrain, said):
+    line = report.nothing_to_forget({key: target}, {key: retrain})
+    assert bool(line) == said and line.count("\n") == 2 * said
+    assert not said or f"{target:.3g} for the target" in line and "--epochs" in line
