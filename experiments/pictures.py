@@ -128,7 +128,8 @@ def draw_rows(losses):
     ax.set(yscale="log", ylabel="loss of a row, nats per token",
            title="Each forgotten row's loss, beside rows that were never seen")
     ax.set_xticks(range(len(losses)), losses)
-    ax.legend(ax.lines[:3], ("forget rows", "holdout rows", "holdout rows' mean"), fontsize=8)
+    ax.legend(ax.lines[:3], ("forget rows", "holdout rows", "holdout rows' mean"), fontsize=8,
+              loc="lower right")
     return fig
 
 
