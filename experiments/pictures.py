@@ -12,6 +12,7 @@ import copy
 import numpy as np
 from matplotlib.figure import Figure
 
+import metrics
 import ngdiff
 import train
 from experiments import audit, shared
@@ -104,14 +105,15 @@ def rows(plain, level):
     shown = {"target": stages["target"], "retrained": stages["retrain"],
              f"{method}, plain": train.unlearned(plain, stages["target"]),
              f"{method}, level": train.unlearned(level, stages["target"])}
+    # The last column: forget quality's test, here of the forget rows against the holdout rows.
     print(f"{'nats per token':18} {'forget: lowest':>14} {'median':>12} {'highest':>12} "
-          f"{'holdout mean':>14}")
+          f"{'holdout mean':>14} {'alike, p':>10}")
     for name, stage in shown.items():
         forget, holdout = shown[name] = [
             np.array(measuring.measure_losses(stage.model, plain.examples[k])["loss"])
             for k in ("forget", "holdout")]
         print(f"{name:18} {forget.min():14.3f} {np.median(forget):12.3f} {forget.max():12.3f} "
-              f"{holdout.mean():14.3f}")
+              f"{holdout.mean():14.3f} {metrics.forget_quality(forget, holdout)[0]:10.2f}")
     return {"forget_rows.png": report.png(draw_rows(shown), 90)}
 
 
