@@ -187,6 +187,18 @@ def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(plain)
         assert abs(off(after)) < 0.8 * abs(off(start))
 
 
+def test_each_forget_row_of_a_batch_comes_with_its_own_reference(plain):
+    run, seen = ready(plain[0], "--micro_batch", "5"), []
+    examples = run.examples["forget"]
+    _, forget = next(train.task_batches(run.examples, run.config, 0, torch.arange(len(examples))))
+    for batch in forget:
+        for row, i in zip(batch.rows.tokens.tolist(), batch.reference.tolist()):
+            tokens = examples[i].tokens[:-1]
+            assert row[:len(tokens)] == tokens
+            seen.append(i)
+    assert len(seen) == min(len(examples), run.config.batch) and seen != sorted(seen)
+
+
 def test_a_run_with_the_level_that_is_interrupted_between_two_measurements_ends_as_if_not(
         plain, target):
     run, stages = ready(plain[0], "--level", "--lr", "1e-3"), []
