@@ -197,12 +197,13 @@ def unlearn(stage, target, examples, config):
     rows = next(data.shuffled(len(examples["retain"]), WATCHED, f"watched {config.seed}"))
     watched = micro_batches([examples["retain"][i] for i in rows], config) if config.budget else []
     for step in range(stage.step, stage.steps):
-        at_level = config.level and step % LEVEL_EVERY == 0
-        measured = measuring.level(model, examples, config.seed) if at_level else {}
-        if measured:
+        measured, off = {}, NEAR
+        if config.level and step % LEVEL_EVERY == 0:
+            measured = measuring.level(model, examples, config.seed)
             reference[:] = torch.tensor(measured["levels"])
+        if config.level and step:              # how far from their levels the rows were, see NEAR
+            off = (-2 * stage.log[-1]["loss_forget"])**0.5
         retain, forget = next(batches)
-        off = (-2 * stage.log[-1]["loss_forget"])**0.5 if config.level and stage.log else NEAR
         try:
             numbers = ngdiff.step(
                 loss_functions(model, retain, config), forget_functions(model, forget, config),
