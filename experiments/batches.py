@@ -111,7 +111,7 @@ def draw(found):
     fig = Figure(figsize=(11, 3.6), layout="constrained")
     for ax, key, title, limits in zip(
             fig.subplots(1, 2), ("retain_prob", "off"),
-            ("retain prob, to stay near 1", "forget prob minus the retrained model's, to be 0"),
+            ("retain prob, to stay near 1", "forget prob above the retrained model's"),
             ((0, 1), (-0.5, 0.5))):
         values = np.array([[np.mean([e[key] for e in found[way.__name__, size]])
                             for size in SIZES] for way in WAYS])
