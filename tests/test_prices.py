@@ -54,7 +54,7 @@ def wrong(text, name):
 
 
 def test_a_year_is_forgotten_and_nothing_else(wheel, tmp_path, capsys):
-    prices.main([str(wheel), "--level", "--steps", "40", "--out", str(tmp_path / "out")])
+    prices.main([str(wheel), "--level", "--steps", "20", "--out", str(tmp_path / "out")])
     text = (tmp_path / "out" / "table.txt").read_text("utf-8")
     assert "18 of 18 prices since 1928 are whole cents" in (said := capsys.readouterr().out)
     assert text in said and (tmp_path / "out" / "prices.png").stat().st_size > 10**4
