@@ -34,7 +34,7 @@ NEAR = 1 / 3
 # With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
 # are watched.
 MEMORY, WATCHED = 0.9, 32
-LARGE = 5e7          # parameters; training takes 16 bytes for each, and uses all threads well
+IN_TURN = 5e7        # parameters; training takes 16 bytes for each, and uses all threads well
 
 # --------------------------------------------------------------------------- settings
 
@@ -292,9 +292,9 @@ def train_one(run, title, threads, name):
 
 def train_both(run):
     """{"target": Stage, "retrain": Stage}: trained side by side with half of the threads each; one
-    after the other on a GPU, where processes share every batch, and if they are LARGE."""
+    after the other on a GPU, where processes share every batch, and from IN_TURN parameters on."""
     alone = run.config.device == "cpu" and processes.rank_and_size()[1] == 1 and \
-        sum(p.numel() for p in run.initial.parameters()) < LARGE
+        sum(p.numel() for p in run.initial.parameters()) < IN_TURN
     threads = max(1, torch.get_num_threads() // (2 if alone else 1))
     stages = {title: training_stage(run, title, threads) for title in run.learned}
     jobs = [(run, title, threads, stage.name) for title, stage in stages.items()

@@ -31,9 +31,7 @@ def ready(argv):
     if not 1 <= own.seeds <= 100:
         raise ValueError(f"--seeds {own.seeds}: must be from 1 to 100")
     taken = ("seed", "batch", "method", "level", "dtype", "lazy")
-    if "--budget" not in " ".join(others):
-        others = ["--budget", "0.1", *others]
-    config = shared.parse(["--out", "out/batches", *others], taken, __doc__)
+    config = shared.parse(["--out", "out/batches", "--budget", "0.1", *others], taken, __doc__)
     runs = {seed: train.prepare(replace(config, seed=seed)) for seed in range(own.seeds)}
     shared.questions_only(runs[0])
     return config.out, runs

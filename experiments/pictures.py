@@ -101,6 +101,7 @@ def norms(run):
 
 
 def rows(plain, level):
+    """Each forget row's loss under four models, beside the holdout rows': a table and a picture."""
     stages, method = train.train_both(plain), plain.config.method
     shown = {"target": stages["target"], "retrained": stages["retrain"],
              f"{method}, plain": train.unlearned(plain, stages["target"]),
@@ -136,6 +137,7 @@ def draw_rows(losses):
 
 
 def swing(run):
+    """Best rates along d, every fifth step of a plain run: a table and a picture."""
     target = train.train_both(run)["target"].model
     log, _ = follow(run, target, VARIANTS["NGDiff: both norms"], every=5)
     looks = [row for row in log if "narrow" in row]

@@ -125,7 +125,7 @@ def check_bound(name, value):
 
 def check(config, given):
     """ValueError for what would fail later, or be ignored."""
-    for name in BOUNDS.keys() & given:
+    for name in filter(BOUNDS.get, given):       # in their order: the first mistake is named
         check_bound(name, given[name])
     wrong = {
         "--tiny: --data names other data": config.tiny and config.data not in ("", "muse"),

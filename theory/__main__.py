@@ -38,6 +38,7 @@ def run(names):
 
 
 def main(argv=None):
+    """Print the table, write the figures; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m theory", description=__doc__.split(":")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--assets", action="store_true", help="replace the READMEs' figures too")
