@@ -3,7 +3,6 @@ import argparse
 import contextlib
 import os
 import re
-import signal
 import sys
 from concurrent.futures import BrokenExecutor
 from dataclasses import field, fields
@@ -207,7 +206,6 @@ def mistakes():
         sys.stdout = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")    # a console that lacks a letter
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: workers are ended too
     try:
         yield
     except ValueError as e:

@@ -79,9 +79,11 @@ def prepare_worker(threads):
 
 def done(path):
     """The result of the job in a file, as bytes: torch would hand over tensors by a socket in
-    TMPDIR, whose path may have 107 letters at most."""
+    TMPDIR, whose path may have 107 letters at most. The file is deleted at once: nobody may be
+    left to do so."""
     with open(path, "rb") as f:
         function, job = pickle.load(f)
+    os.remove(path)
     return pickle.dumps(function(*job))
 
 
