@@ -192,7 +192,7 @@ def without_locks(*args):
 
 def exit_codes(commands):
     for command in commands:
-        command.join(60)
+        command.join(300)
     return [command.exitcode for command in commands]
 
 
@@ -221,7 +221,7 @@ def living():
     return found
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=300):
     end = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < end:
         time.sleep(0.02)
@@ -237,14 +237,21 @@ def test_commands_at_once_killed_or_not_end_as_if_alone(plain, tmp_path, monkeyp
     monkeypatch.undo()
     monkeypatch.setattr(report, "curves", lambda *_: None)
     monkeypatch.setattr(report, "png", lambda *_: b"")
-    killed, terminated, other = commands = [kills.start(tmp_path, *words) for words in (
-        [], ["--seed", "1"], ["--steps", "3", "--out", "other"])]
-    begun = [command.pid for command in commands[:2]]
-    assert until(lambda: set(begun) <= set(living().values()))
-    workers = {pid for pid, parent in living().items() if parent in begun}
-    killed.kill(), terminated.terminate()
-    assert exit_codes(commands) == [-9, -15, 0]
-    assert until(lambda: not workers & living().keys(), 20)
+    workers = set()
+
+    def worker_of(command):
+        found = {pid for pid, parent in living().items() if parent == command.pid}
+        workers.update(found)
+        return found
+    killed = kills.start(tmp_path)
+    other = kills.start(tmp_path, "--steps", "3", "--out", "other")
+    assert until(lambda: worker_of(killed))
+    killed.kill()
+    terminated = kills.start(tmp_path, "--seed", "1")
+    assert until(lambda: worker_of(terminated))
+    terminated.terminate()
+    assert exit_codes([killed, terminated, other]) == [-9, -15, 0]
+    assert until(lambda: not workers & living().keys())
     assert exit_codes([kills.start(tmp_path), kills.start(tmp_path)]) == [0, 0]
     printed = (tmp_path / "printed").read_text("utf-8")
     assert printed.count(report.table(plain[2]["models"])) == 2

@@ -286,7 +286,7 @@ def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch):
                 patch.setenv(name, value)
             started.append(kills.start(tmp_path / "two", *words))
     for process in started:
-        process.join(120)
+        process.join(300)
     printed = [(tmp_path / name / "printed").read_text("utf-8") for name in ("one", "two")]
     assert [process.exitcode for process in started] == [0, 0, 0], printed
     assert [text.count("stopped") for text in printed] == [1, 1], "the first of two speaks alone"
