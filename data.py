@@ -261,7 +261,6 @@ class Batch(NamedTuple):
     tokens: torch.Tensor      # (B, T) int64
     positions: torch.Tensor   # (M,) int64, labelled positions in the flattened (B*T) batch
     labels: torch.Tensor      # (M,) int64, the token that follows each of them
-    row_of: torch.Tensor      # (M,) int64, the row that each of them is in
 
     def to(self, device):
         if str(device).startswith("cuda"):   # from pinned memory, while the CPU goes on
@@ -273,13 +272,12 @@ def collate(examples):
     """Examples as a Batch, padded to the longest. Position t predicts token t + 1, so the labelled
     positions run from the prompt's last token to the last one before the end of text."""
     T = max(len(e.tokens) for e in examples) - 1
-    tokens, positions, labels, row_of = [], [], [], []
+    tokens, positions, labels = [], [], []
     for i, (ids, n_prompt) in enumerate(examples):
         tokens.append(ids[:-1] + [0] * (T - len(ids) + 1))        # what a pad holds is never seen
         positions += range(i * T + n_prompt - 1, i * T + len(ids) - 1)
         labels += ids[n_prompt:]
-        row_of += [i] * (len(ids) - n_prompt)
-    return Batch(*map(torch.tensor, (tokens, positions, labels, row_of)))
+    return Batch(*map(torch.tensor, (tokens, positions, labels)))
 
 
 def shuffled(n, size, seed, start=0):

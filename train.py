@@ -96,8 +96,8 @@ class MicroBatch(NamedTuple):
     rows: data.Batch
     n_tokens: int                  # labelled tokens of the whole batch
     n_rows: int                    # rows of the whole batch
-    reference: torch.Tensor        # (B,) a number a row: its summed loss under the target model
-                                   # with npo, its level with --level; else None
+    reference: torch.Tensor        # for each row: its summed loss under the target model with npo,
+                                   # (B,); its two levels with --level, (B, 2); else None
 
 
 def micro_batches(examples, config, reference=None):
@@ -129,13 +129,20 @@ def mean_loss(model, batch, config):
 
 def objective(model, batch, config):
     """A MicroBatch's share of what is raised in L_F's place with npo or --level."""
-    losses = token_losses(model, batch, config)                           # (M,)
-    zeros = losses.new_zeros(len(batch.rows.tokens))
-    loss_rows = zeros.index_add(0, batch.rows.row_of, losses)             # (B,)
+    losses, at = token_losses(model, batch, config), batch.rows.positions
+    B, T = batch.rows.tokens.shape
+    rows = losses.new_zeros(B * T).index_copy(0, at, losses).view(B, T)   # 0 where no token is
     if config.method == "npo":
-        return ngdiff.npo_objective(loss_rows, batch.reference).sum() / batch.n_rows
-    n_tokens = zeros.index_add(0, batch.rows.row_of, torch.ones_like(losses))
-    return ngdiff.level_objective(loss_rows, n_tokens, batch.reference).sum() / batch.n_tokens
+        return ngdiff.npo_objective(rows.sum(1), batch.reference).sum() / batch.n_rows
+    # Each row has two levels: of its mean loss, and of the mean of its largest 40%. With the first
+    # alone, tokens that are still known by heart would make up for others that went too far.
+    n_tokens = (at // T).bincount(minlength=B)                            # (B,)
+    n_worst = (measuring.WORST * n_tokens).floor().clamp(min=1)
+    among = torch.arange(T, device=at.device) < n_worst[:, None]
+    worst = (rows.sort(descending=True).values * among).sum(1) / n_worst
+    loss_rows = torch.stack((rows.sum(1), worst * n_tokens), 1)           # (B, 2)
+    found = ngdiff.level_objective(loss_rows, n_tokens[:, None], batch.reference)
+    return found.sum() / (2 * batch.n_tokens)
 
 
 def loss_functions(model, batches, config):
@@ -220,11 +227,11 @@ def unlearn(stage, target, examples, config):
 
 
 def references(target, examples, log, config):
-    """A number for each forget row, (F,), which MicroBatch describes: with --level the last ones in
-    the log, which change in the course of a run. None: no objective needs them."""
+    """What MicroBatch describes, for each forget row: with --level the last levels in the log, which
+    change in the course of a run. None: no objective needs them."""
     if config.method == "npo":
         return torch.tensor([x.sum() for x in measuring.token_losses(target, examples["forget"])])
-    found = [row["levels"] for row in log if "levels" in row] or [[0.0] * len(examples["forget"])]
+    found = [row["levels"] for row in log if "levels" in row] or [[[0.0] * 2] * len(examples["forget"])]
     return torch.tensor(found[-1]) if config.level else None
 
 

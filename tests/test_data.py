@@ -125,7 +125,7 @@ def test_a_batch_is_its_rows_padded_on_the_right(mini):
     batch = collate(some)
     T = max(len(e.tokens) for e in some) - 1
     assert batch.tokens.tolist() == [e.tokens[:-1] + [0] * (T - len(e.tokens) + 1) for e in some]
-    labelled = [(i * T + t, tokens[t + 1], i) for i, (tokens, n_prompt) in enumerate(some)
+    labelled = [(i * T + t, tokens[t + 1]) for i, (tokens, n_prompt) in enumerate(some)
                 for t in range(n_prompt - 1, len(tokens) - 1)]
     assert list(zip(*(x.tolist() for x in batch[1:]))) == labelled
 
