@@ -271,7 +271,8 @@ def level_objective(loss_rows, n_tokens, levels):
 
     loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; levels (B,):
     the loss that it is raised to, nats per token: that of a row that was never seen. Returns (B,):
-    the batch's objective is their sum divided by its number of answer tokens.
+    the batch's objective is their sum divided by its number of answer tokens. (Or other shapes
+    that broadcast: train.py gives a row two levels.)
 
     The distance is measured in logarithms. The gradient of a row that is known by heart is about as
     small as its loss l(x). Here it is multiplied by log(B_x / l(x)) / l(x), so in log l(x) all rows
