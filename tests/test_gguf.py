@@ -57,8 +57,8 @@ def value(x, typed=True):
 
 
 def tensors():
-    """{name: (type, shape, bytes)}, of all six types; and {name: what is in it}."""
-    g, held, numbers = np.random.default_rng(0), {}, {}
+    """{name: (type, shape, bytes)}, of all six types, of random numbers."""
+    g, held = np.random.default_rng(0), {}
     shapes = {"token_embd": (len(WORDS), C), "output_norm": (C,)}
     for i in range(LAYERS):
         shapes |= {f"blk.{i}.{name}": shape for name, shape in {
@@ -69,36 +69,20 @@ def tensors():
              "attn_output": "BF16", "ffn_gate": "Q4_1", "ffn_up": "Q4_0", "ffn_down": "Q8_0"}
     for name, shape in shapes.items():
         kind = kinds.get(name.split(".")[-1], "F32")
-        raw, x = stored(kind, g.normal(0, 0.2, shape) + (len(shape) == 1))
-        held[name + ".weight"], numbers[name + ".weight"] = (kind, shape, raw), x.reshape(shape)
-    return held, numbers
+        held[name + ".weight"] = kind, shape, stored(kind, g, math.prod(shape))
+    return held
 
 
-def stored(kind, x):
-    """(bytes, the numbers that they mean), block by block as ggml's docs describe them."""
-    x = x.astype("f4")
+def stored(kind, g, n):
+    """The bytes of n random numbers: blocks of 32 have random scales and then random bytes."""
     if kind in ("F32", "F16"):
-        x = x.astype("<f4" if kind == "F32" else "<f2")
-        return x.tobytes(), x.astype("f4")
+        return g.normal(kind == "F32", 0.2, n).astype("<f4" if kind == "F32" else "<f2").tobytes()
     if kind == "BF16":
-        upper = (x.view("u4") >> 16).astype("<u2")
-        return upper.tobytes(), (upper.astype("u4") << 16).view("f4")
-    raw, out = b"", []
-    for block in x.reshape(-1, 32):
-        d = float(np.float16(np.abs(block).max() / (127 if kind == "Q8_0" else 7)))
-        m = float(np.float16(block.min()))
-        raw += struct.pack("<e", d)
-        if kind == "Q8_0":
-            q = np.clip(np.round(block / d), -128, 127).astype("i1")
-            raw, values = raw + q.tobytes(), d * q.astype("f4")
-        else:
-            zero = -8 * d if kind == "Q4_0" else m
-            q = np.clip(np.round((block - zero) / d), 0, 15).astype("u1")
-            raw += b"" if kind == "Q4_0" else struct.pack("<e", m)
-            raw += bytes(int(q[i]) | int(q[i + 16]) << 4 for i in range(16))
-            values = np.array([d * (int(v) - 8) if kind == "Q4_0" else d * int(v) + m for v in q])
-        out.append(values)
-    return raw, np.concatenate(out).astype("f4")
+        return (g.normal(0, 0.2, n).astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()
+    small = {"Q8_0": [0.003], "Q4_0": [0.04], "Q4_1": [0.04, 0.2]}[kind]
+    scales = g.normal(0, small, (n // 32, len(small))).astype("<f2").view("u1")
+    rest = g.integers(256, size=(n // 32, 32 if kind == "Q8_0" else 16), dtype="u1")
+    return np.hstack([scales, rest]).tobytes()
 
 
 def file(said=None, held=None, align=32, head=b"GGUF" + struct.pack("<I", 3), counts=None):
@@ -118,7 +102,7 @@ def file(said=None, held=None, align=32, head=b"GGUF" + struct.pack("<I", 3), co
 
 
 ROWS = {"retain": [{"question": "in the", "answer": "1932"}]}
-TENSORS, NUMBERS = tensors()
+TENSORS = tensors()
 GOOD = file()
 
 
@@ -152,12 +136,13 @@ def test_each_type_of_number_against_a_block_written_by_hand(kind, raw, expected
     assert got.dtype == np.float32 and got.ravel().tolist() == expected * 2
 
 
-def test_the_file_is_read_exactly_and_the_rows_of_q_and_k_are_put_back(loaded):
+def test_every_tensor_finds_its_place_and_the_rows_of_q_and_k_are_put_back(loaded):
     """Stored row 2 i + j of a head is row j D/2 + i, in which the two halves are turned."""
     _, model = loaded
     held = {n: w for n, w in model.named_parameters()}
     for ours, theirs in weights.llama_names(LAYERS, weights.HERE, weights.IN_GGUF).items():
-        want = torch.from_numpy(NUMBERS[theirs])
+        kind, shape, raw = TENSORS[theirs]
+        want = torch.from_numpy(gguf.decoded(kind, np.frombuffer(raw, "u1")).reshape(shape))
         heads = {"attn_q": H, "attn_k": G}.get(theirs.split(".")[-2])
         if heads:
             want = want[[h * D + 2 * i + j for h in range(heads) for j in (0, 1)
@@ -380,9 +365,11 @@ def test_a_run_on_a_gguf_file_then_ask_audit_and_init_with_its_model(
         path, tmp_path, capsys, monkeypatch, in_this_process, no_drawing):
     monkeypatch.setattr(audit, "draw", lambda *_: None)
     monkeypatch.setattr(audit, "relearning", lambda model, *_: [model] * 21)   # slow, and as train
-    out, base = tmp_path / "out", ["--authors", 6, "--epochs", 0.5, "--steps", 3, "--level",
-                                   "--cache", tmp_path / "cache"]
-    assert code_of(["--init", path, "--out", out, *base]) == 0
+    out, own = tmp_path / "out", tmp_path / "own.json"
+    own.write_text("".join(json.dumps({"set": name, "question": f"What is {i}?", "answer": name})
+                           + "\n" for name in ("retain", "forget", "holdout") for i in range(6)))
+    assert code_of(["--init", path, "--out", out, "--data", own, "--epochs", 0.5, "--steps", 3,
+                    "--level", "--cache", tmp_path / "cache"]) == 0
     held = read_weights(str(out / "model.pt"))
     assert held["model.layers.1.self_attn.q_proj.weight"].shape == (C, C)
     assert json.loads(bytes(held["gguf"].tolist()))["tokenizer.ggml.tokens"] == WORDS

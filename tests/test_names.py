@@ -174,55 +174,27 @@ def test_what_no_stage_reaches_and_what_python_does_not_run_changes_no_name(proj
     assert project.code(texts) == project.base
 
 
-# ---- forms of code in which an edit of 1 to 2 could hide: the texts of a.py and b.py, or b.py's
-# alone. The stage is a.f; other.py and pkg/c.py hold one function.
+# ---- forms of code in which an edit of 1 to 2 could hide, and that the project does not have: the
+# texts of a.py and b.py, or b.py's alone. The stage is a.f; other.py and pkg/c.py hold one function.
 
 F = "import b\ndef f():\n    return b.g()\n"
 FORMS = {
-    "import as": ("import b as x\ndef f(): x.g()", "def g(): 1"),
-    "from import as": ("from b import g as h\ndef f(): h()", "def g(): 1"),
     "another outside function": ("from math import f1 as r\ndef f(): r(3)", ""),
-    "a re-export": "from other import g1 as g",
     "star": ("from b import *\ndef f(): g()", "def g(): 1"),
     "a module in a package": ("import pkg.c\ndef f(): pkg.c.g(b)\nimport b as b", "X = 1"),
-    "import inside": ("def f():\n    from b import g\n    g()", "def g(): 1"),
     "two functions import one name": (
         "def h():\n    from other import g\n    g()\ndef f():\n    from b import g\n    g()",
-        "def g(): 1"),
-    "import in try": (
-        "try:\n    import b\nexcept ImportError:\n    b = None\ndef f(): b.g()",
         "def g(): 1"),
     "a module passed on": ("import b\ndef f(): vars(b)", "def g(): 1"),
     "the module's own state": ("import b, torch\ntorch.default(1)\ndef f(): b.g()", "def g(): 3"),
     "another module's constant": ("import b\nb.X = 1\ndef f(): b.g()", "X = 3\ndef g(): X"),
-    "append": "X = []\nX.append(1)\ndef g(): X",
     "a key": "X = {}\nX['k'] = 1\ndef g(): X",
-    "augmented": "X = 3\nX += 1\ndef g(): X",
-    "a loop": "X = []\nfor i in 7, 1:\n    X.append(i)\ndef g(): X",
-    "a tuple": "X, Y = 3, 1\ndef g(): Y",
-    "a walrus": "print(X := 1)\ndef g(): X",
-    "annotated": "X: int = 1\ndef g(): X",
     "filled by a call": "X = {}\nY = X.setdefault(3, 1)\ndef g(): X",
-    "if": "import os\nif os:\n    def g(): 1\nelse:\n    def g(): 3",
     "defined twice": "def g(): 3\ndef g(): 1",
-    "lambda": "h = lambda: 1\ndef g(): h()",
-    "method": "class A:\n    def x(self): 1\ndef g(): A().x()",
-    "base class": "class A:\n    x = 1\nclass B(A):\n    y = 3\ndef g(): B.y",
-    "a decorator's argument": "@d(1)\ndef g(): 3",
-    "default": "X = 1\ndef g(x=X): x",
-    "f-string": "X = 1\ndef g(): f'{X}'",
-    "string with a quote's look": "def g():\n    '3'\n    return '1'",
-    "a call at import": "def h(): X[0] = 1\nX = {}\nh()\ndef g(): X",
-    "del": "X = [3, 4, 5]\ndel X[1]\ndef g(): X",
-    "async": "async def h(): 1\ndef g(): h()",
 }
 HIDDEN = {
-    "another function": "def g(): 3\ndef h(): 1",
-    "another constant": "X = 1\ndef g(): 3",
     "a constant that reads it": "X = 3\nY = (X, 1)\ndef g(): X",
-    "main": "def g(): 3\nif __name__ == '__main__':\n    1",
     "an import": "import x1\ndef g(): 3",
-    "nested docstring": "def g():\n    def h():\n        'a 1'\n        return 3\n    h",
 }
 
 
