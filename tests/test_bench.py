@@ -41,10 +41,8 @@ def test_every_row_of_the_gpu_table_but_memory_comes_out_on_a_cpu_in_bfloat16(ca
 
 
 def test_rows_shared_between_workers():
-    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     rows = list(bench.shared_rows(bench.setup(MINI, CPU), (32, 16), CPU, 1))
-    torch.set_num_threads(threads)
     assert rows[1].name == "NGDiff, 2 workers" and all(row.value > 0 for row in rows)
     assert 0 < rows[2].ratio < 1
 

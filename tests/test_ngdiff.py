@@ -548,8 +548,7 @@ def test_a_step_is_its_pieces_in_order(method, adam, lazy):
 
 
 def test_the_docstrings_lines_unlearn_a_module_that_is_no_language_model():
-    """A classifier that knows 60 points by heart forgets 10 of them and keeps the others. The lines
-    are run as ngdiff.py's docstring has them."""
+    """A classifier that knows 60 points by heart forgets 10 of them and keeps the others."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 4))
     points, labels = torch.randn(60, 8), torch.randint(4, (60,))
@@ -711,14 +710,13 @@ def test_without_room_a_budgets_fit_goes_to_the_lowest_place_or_closer(room, sta
     assert (fit.status, fit.lr) == (status, pytest.approx(lr))
 
 
-@pytest.mark.parametrize("adam", [False, True])
-def test_the_watched_loss_stays_near_its_budget_where_the_paper_s_rule_does_not(adam):
-    """Noisy retain batches, 200 steps. State, made again from its own contents after each step,
-    keeps the loss before the first step."""
+def test_the_watched_loss_stays_near_its_budget_where_the_papers_rule_does_not():
+    """Noisy retain batches. State, made again from its own contents after each step, keeps the loss
+    before the first step."""
     def highest(**given):
         torch.manual_seed(0)
-        x, state, seen = torch.zeros(20, requires_grad=True), State(adam=adam), []
-        for _ in range(200):
+        x, state, seen = torch.zeros(20, requires_grad=True), State(), []
+        for _ in range(100):
             noise, whole = torch.randn(20), lambda: 3 + (x ** 2).sum()
             numbers = ngdiff.step(lambda: ((x - noise) ** 2).sum(), lambda: -x.sum(), [x], state,
                                   probe_on=whole if given else None, **given)
@@ -730,16 +728,14 @@ def test_the_watched_loss_stays_near_its_budget_where_the_paper_s_rule_does_not(
     assert 0.25 < highest(memory=0.9, budget=0.5) < 1 and highest() > 1
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"memory": 1.0}, "^memory 1"), ({"memory": -0.1}, "^memory"), ({"budget": -1}, "^budget -1"),
-    ({"budget": math.nan}, "^budget nan"), ({"budget": 0}, "^budget 0"),
-    ({"budget": 0.1}, "^budget .*probe_on"),
-    ({"budget": 0.1, "lazy": 0}, "^budget .*lazy"),
-    ({"budget": 0.1, "method": "ga"}, "^budget .*lazy")])
-def test_a_memory_or_budget_that_cannot_be_kept_is_refused(given, words):
+@pytest.mark.parametrize("given", [
+    {"memory": 1.0}, {"memory": -0.1}, {"budget": math.nan}, {"budget": 0},
+    {"budget": 0.1, "probe_on": None}, {"budget": 0.1, "lazy": 0},
+    {"budget": 0.1, "method": "ga"}])
+def test_a_memory_or_budget_that_cannot_be_kept_is_refused(given):
     model, L_R, L_F = linear()
-    refused(ValueError, words, L_R, L_F, [*model.parameters()],
-            probe_on=L_R if "lazy" in given or "method" in given else None, **given)
+    refused(ValueError, f"^{next(iter(given))} ", L_R, L_F, [*model.parameters()],
+            **{"probe_on": L_R, **given})
 
 
 def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
@@ -761,29 +757,21 @@ def test_sparse_gradients_work():
     assert results[0] == results[1] and torch.equal(dense.weight, sparse.weight)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("hook", [False, True])
-def test_a_reentrant_checkpoint_changes_nothing_or_is_refused(frozen, hook):
-    """Behind an embedding, trained or frozen, whose output is made to require a gradient or not."""
+def test_a_reentrant_checkpoint_changes_nothing_or_is_refused():
+    """It loses the gradients of its own parameters where no input requires a gradient."""
     def after_step(call):
         torch.manual_seed(0)
-        modules = embedding, block, head = [torch.nn.Embedding(7, 4), torch.nn.Linear(4, 4),
-                                            torch.nn.Linear(4, 1)]
-        embedding.requires_grad_(not frozen)
-
-        def loss(row):
-            x = embedding(torch.tensor(row))
-            return head(call(block, x.requires_grad_() if hook else x)).pow(2).mean()
-        params = [p for module in modules for p in module.parameters()]
-        ngdiff.step(lambda: loss(1), lambda: loss(2), params, State())
-        return torch.cat([p.detach().flatten() for p in params])
+        block = torch.nn.Linear(4, 4)
+        ngdiff.step(lambda: call(block, x).pow(2).mean(), lambda: call(block, -x).mean(),
+                    block.parameters(), State())
+        return block.weight
     # checkpoint(use_reentrant=True) is this; but it would load torch's compiler.
     checkpointed = lambda block, x: CheckpointFunction.apply(block, True, x)
-    if frozen and not hook:
-        with pytest.raises(UserWarning, match="None of the inputs have requires_grad"):
-            after_step(checkpointed)
-    else:
-        assert torch.equal(after_step(checkpointed), after_step(lambda block, x: block(x)))
+    x = torch.ones(4)
+    with pytest.raises(UserWarning, match="None of the inputs have requires_grad"):
+        after_step(checkpointed)
+    x.requires_grad_()
+    assert torch.equal(after_step(checkpointed), after_step(lambda block, x: block(x)))
 
 
 # ---- what step refuses

@@ -23,7 +23,6 @@ def packed(path, content, inside=prices.INSIDE):
 @pytest.fixture(scope="module")
 def model():
     """A small model that has learned 18 prices, 1.01 to 1.18, the first day of each month."""
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     dates = np.arange("1986-10", "1988-04", dtype="M8[M]").astype("M8[D]")
     days = torch.arange(len(dates))
