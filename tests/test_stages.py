@@ -39,7 +39,7 @@ def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, 
     """Stopped while the second model is trained, while a file is moved into its place, while
     unlearning and while measuring; the wall clock is set back by a year meanwhile."""
     clock, cache, out = time.time(), tmp_path / "cache", tmp_path / "out"
-    for module, name, count in ((train, "adamw", 20), (os, "replace", 6),
+    for module, name, count in ((train, "adamw", 60), (os, "replace", 6),
                                 (ngdiff, "update", 9), (measuring, "summary", 2)):
         with monkeypatch.context() as patch:
             interrupt_at(patch, module, name, count)
