@@ -22,7 +22,7 @@ and is the median of that: what slows the machine for a second slows both sides.
   + AutoLR     the mean of nine such steps and one that also fits the learning rate
   peak memory  most bytes held during an NGDiff step with AutoLR. to: parameters + 2 gradients; the
                rest is activations. CPU: growth of a fresh process, 27 M parameters, 4 + 4 rows
-  generation   model.generate, compared with computing the whole prefix again for each token
+  generation   model.generate
 """
 import gc
 import os
@@ -149,25 +149,13 @@ def shared_rows(model, rows, config, n):
     yield Row("not shared", own * 1e3, "ms", n, own / all_, "all threads")
 
 
-@torch.no_grad()
-def generate_uncached(model, prompts, max_new):
-    """Greedy continuations of prompts of one length, the whole prefix computed for each token."""
-    tokens = torch.tensor(prompts, device=model.lm_head.weight.device)
-    for _ in range(max_new):
-        choice = model.lm_head(model.hidden(tokens)[:, -1]).argmax(-1, keepdim=True)
-        tokens = torch.cat((tokens, choice), 1)
-    return tokens[:, -max_new:].tolist()
-
-
 def generation(model, rows, config, n):
     """Prompts of half the context, answers that fill it (no token has the id V, to stop at)."""
     V, T = model.config.vocab_size, model.config.block_size
     prompts, new = torch.randint(V, (rows, T // 2)).tolist(), T - T // 2
     with torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        t = in_turn({"uncached": lambda: generate_uncached(model, prompts, new),
-                     "cached": lambda: model.generate(prompts, new, stop=V)}, n, config.device)
-    yield Row(f"generation, {rows} rows", rows * new / median(t["cached"]), "tokens/s", n,
-              median(t["uncached"] / t["cached"]), "uncached")
+        t = in_turn({"": lambda: model.generate(prompts, new, stop=V)}, n, config.device)
+    yield Row(f"generation, {rows} rows", rows * new / median(t[""]), "tokens/s", n)
 
 
 def memory_row(model, peak, before):

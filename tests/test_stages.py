@@ -54,9 +54,10 @@ def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, 
     assert kept["ngdiff"], "a larger --steps goes on from there"
 
 
-@pytest.mark.parametrize("words", ["--optimizer adam --lazy 0", "--batch 9 --budget 0.1 --lazy 1"])
+@pytest.mark.parametrize("words", ["--optimizer adam --lazy 0", "--batch 9 --budget 0.1 --lazy 1",
+                                   "--level --lr 1e-3"])
 def test_what_a_method_remembers_goes_on_too(plain, tmp_path, monkeypatch, words):
-    """Adam's moments; the running mean, and the watched loss before the first step."""
+    """Adam's moments; the running mean, and the watched loss before the first step; the levels."""
     run = ready(tmp_path, *words.split(), "--steps", 3)
     target = train.train_both(ready(plain[0]))["target"]
     whole = train.unlearned(run._replace(config=replace(run.config, cache="")), target)

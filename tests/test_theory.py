@@ -24,7 +24,7 @@ SMALLER = {     # arguments that make a script's claims() faster
     "improvement_cone": dict(ratios=tuple(np.geomspace(1e-3, 1e3, 7)),
                              angles=tuple(np.radians(np.arange(2.5, 180, 5))), n_adam=200),
     "monotone": dict(n_points=10), "settling": dict(steps=100), "micro_batches": dict(n=100),
-    "parabola": dict(n_points=20), "noise": dict(n=50, n_runs=1), "level": dict(n=1)}
+    "parabola": dict(n_points=20), "noise": dict(n=20, n_runs=1), "level": dict(n=1)}
 SCRIPTS = [name for name in NAMES if name != "on_a_gpt"]      # that needs the trained model
 
 
