@@ -61,6 +61,13 @@ def code_of(argv, main=train.main):
     return 0
 
 
+def refused(capsys, argv, main=train.main):
+    """The one line that a refused command prints; its exit code is 2."""
+    assert code_of(argv, main) == 2
+    line, = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
 def go(cache, out, *words, base=SMALL):
     """A command in the folder `out`: (exit code, results.json or None)."""
     code = code_of([*base, "--cache", cache, "--out", out, *words])

@@ -11,7 +11,7 @@ import torch
 
 import metrics
 import train
-from conftest import SMALL, ready
+from conftest import SMALL, ready, refused
 from experiments import (ablate, ask, audit, batches, compare, folders, pictures, rates, relearn,
                          shared, tradeoff)
 from harness import files, flags, names, processes, report, sources
@@ -349,10 +349,7 @@ def test_each_picture_is_drawn_from_the_cached_models(
     (audit, "nowhere", "config.json"), (ask, "nowhere", "QUESTION")])
 def test_a_mistake_gets_one_line(capsys, tmp_path, monkeypatch, module, argv, named):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as e:
-        module.main(argv.split())
-    line, = capsys.readouterr().err.splitlines()
-    assert named in line and e.value.code == 2 and not list(tmp_path.iterdir())
+    assert named in refused(capsys, argv.split(), module.main) and not list(tmp_path.iterdir())
 
 
 # ---- batches

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train
-from conftest import code_of, ready
+from conftest import code_of, ready, refused
 from data import Example, collate, encode
 from experiments import ask, audit
 from harness import gguf, names, weights
@@ -285,11 +285,9 @@ BAD = {
                     + value(32) + GOOD[24:], "twice"),
     "a list without end": (said(x=WIDE + struct.pack("<IQ", 4, 2**61)), "items"),
     "a list of lists": (said(x=WIDE + struct.pack("<IQ", 9, 1) + WIDE * 9), "lists"),
-    "lists in lists": (said(x=WIDE + (struct.pack("<IQ", 9, 1)) * 20_000), "lists"),
     "a value of type 13": (said(x=struct.pack("<IQ", 13, 0)), "type 13"),
     "a text not in UTF-8": (said(x=struct.pack("<I", 8) + text(b"\xff")), "UTF-8"),
     "type Q6_K": (held(kind=14), "ffn_up.*type 14.*Q4_1"),
-    "type 4 billion": (held(kind=2**32 - 1), "type"),
     "no dimension": (held(shape=()), "no shape"),
     "a dimension of 0": (held(shape=(0, C)), "no shape"),
     "a row no block fits": (held(shape=(INNER, 40)), "no shape"),
@@ -297,7 +295,6 @@ BAD = {
     "dimensions beyond any memory": (held(shape=(2**62, 2**62)), "beyond"),
     "as many numbers in another shape": (held(shape=(C, INNER)), "misshapen"),
     "an offset beyond the end": (held(offset=len(GOOD) // 32 * 32), "beyond"),
-    "an offset of 2^63": (held(offset=2**63), "beyond"),
     "an offset one too high": (held(LAST, offset=AT + 1) + bytes(32), "multiple of 32"),
     "one place for two": (held(offset=0), "another"),
     "an unknown tensor": (held("rope_freqs.weight"), "rope_freqs"),
@@ -387,9 +384,7 @@ def test_a_run_on_a_gguf_file_then_ask_audit_and_init_with_its_model(
     for raw in (b"[1", b"3", b"{}", b"\xff", None):              # a stranger's; the hub's own
         odd = {"gguf": torch.frombuffer(bytearray(raw), dtype=torch.uint8)} if raw else {}
         torch.save({n: w for n, w in held.items() if n != "gguf"} | odd, tmp_path / "odd.pt")
-        assert code_of(["--init", tmp_path / "odd.pt"]) == 2
-        line, = capsys.readouterr().err.splitlines()
-        assert "odd.pt" in line
+        assert "odd.pt" in refused(capsys, ["--init", tmp_path / "odd.pt"])
 
 
 def test_bfloat16_and_micro_batches_give_the_same_losses(loaded):
