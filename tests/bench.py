@@ -17,8 +17,6 @@ and is the median of that: what slows the machine for a second slows both sides.
                The rows are collated before
   1 worker     an NGDiff step with --micro_batch 72; then one in which workers share the rows, see
                harness/workers.py. (Other rows of the CPU's table are with workers too.)
-  not shared   processor time of that step outside the workers. to: that of all threads. With this
-               ratio s, and as many cores as workers, n workers take s + (1 - s) / n of the time
   + AutoLR     the mean of nine such steps and one that also fits the learning rate
   peak memory  most bytes held during an NGDiff step with AutoLR. to: parameters + 2 gradients; the
                rest is activations. CPU: growth of a fresh process, 27 M parameters, 4 + 4 rows
@@ -62,16 +60,16 @@ class Row(NamedTuple):
 
 # --------------------------------------------------------------------------- measuring
 
-def in_turn(tasks, n, device="cpu", clock=time.perf_counter):
+def in_turn(tasks, n, device="cpu"):
     """Seconds of each of `tasks` (name -> function), run in turn: name -> (n,) float64."""
     seconds = torch.zeros(WARM + n, len(tasks), dtype=torch.float64)
     for i in range(WARM + n):
         for j, f in enumerate(tasks.values()):
-            t0 = clock()
+            t0 = time.perf_counter()
             f()
             if device == "cuda":          # f has only queued its kernels
                 torch.cuda.synchronize()
-            seconds[i, j] = clock() - t0
+            seconds[i, j] = time.perf_counter() - t0
     return dict(zip(tasks, seconds[WARM:].T))
 
 
@@ -137,16 +135,13 @@ def speed(model, rows, config, side, n):
 
 
 def shared_rows(model, rows, config, n):
-    """One worker, all workers, and what they do not share."""
+    """One worker, and all workers."""
     tasks, name = {}, f"NGDiff, {workers.count(model)} workers"
     for key, c in (("one", replace(config, micro_batch=72)), (name, config)):
         tasks[key] = partial(step, model, *(batch(model, k, c) for k in rows), c)
     t = in_turn(tasks, n)
-    own, all_ = (median(in_turn({name: tasks[name]}, n, clock=clock)[name])
-                 for clock in (time.thread_time, time.process_time))
     yield Row("NGDiff, 1 worker", median(t["one"]) * 1e3, "ms", n)
     yield Row(name, median(t[name]) * 1e3, "ms", n, median(t[name] / t["one"]), "1 worker")
-    yield Row("not shared", own * 1e3, "ms", n, own / all_, "all threads")
 
 
 def generation(model, rows, config, n):

@@ -96,6 +96,11 @@ class Stub:
         return [self.said(prompt)[:max_new] for prompt in prompts]
 
 
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
 def rows(path):
     with open(path, encoding="utf-8", newline="") as f:
         return list(csv.DictReader(f))

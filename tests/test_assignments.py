@@ -300,14 +300,13 @@ BLANK = blank.blanked(blank.blanked(SMALL, PATHS[0], None, 3), PATHS[1], None, 3
 HELPER = "def helper(x):\n    return x\n\n\n"
 
 
-def edited(inside="pass", above="", first="", end="", head=lambda line: line):
+def edited(inside="pass", above="", first="", end=""):
     """SMALL with a statement in `twice` and in `half`; lines above `twice`, after the module's
-    docstring and at its end; and with other heads."""
+    docstring and at its end."""
     source = SMALL.replace('module."""\n', f'module."""\n{first}\n') + end
     source = source.replace("def twice", above + "def twice")
-    for line, use in ("def twice(x):", "    y ="), ("    def half(self):", "        return self"):
-        own = use[:len(use) - len(use.lstrip())] + inside
-        source = source.replace(line, head(line)).replace(use, f"{own}\n{use}")
+    for line in "    y =", "        return self":
+        source = source.replace(line, line[:-len(line.strip())] + f"{inside}\n{line}")
     return source
 
 
@@ -317,11 +316,11 @@ EDITS = {       # what a student does besides the task. Must it keep all points?
     "a submodule": (edited("os.path.join('a', 'b')", first="import os.path"), True),
     "a later import": (edited("Counter('a')", end="\nfrom collections import Counter\n"), True),
     "a helper in front": (edited("helper(1)", HELPER), True),
-    "a constant as default": (edited(above="MY = SCALE\n", head=lambda line: line.replace(
-        "):", ", my=MY):")), True),
+    "a constant as default": (edited(above="MY = SCALE\n").replace("twice(x)", "twice(x, my=MY)"),
+                              True),
     "two constants": (edited("assert ONE + TWO == 5", "ONE, TWO = 1, 2\nONE: int = 3\n"), True),
-    "annotations of the future": (edited(first="from __future__ import annotations",
-                                         head=lambda line: line.replace("):", ") -> No:")), True),
+    "annotations of the future": (edited(first="from __future__ import annotations").replace(
+        "twice(x)", "twice(x) -> No"), True),
     "a class of one's own": (edited("Own().x", "class Own:\n    x = 1\n\n\n"), True),
     "a class's __init__": (SMALL.replace("self.a = a", "self.a, self.my = a, 1").replace(
         "return self.a", "assert self.my == 1\n        return self.a"), True),
@@ -363,18 +362,16 @@ def test_right_work_with_an_edit_keeps_its_points_or_a_line_says_why_not(name, t
     assert all(re.match(r"ngdiff.py, line \d+: `", line) for line in left_out)
 
 
-@pytest.mark.parametrize("added, line", [
-    ("import own", "line 33: `import own` does not count, the grader has no such module"),
-    ("def neighbour(x):\n    return 0", "line 33: `def neighbour(x):` does not count, not part"),
-    ("SCALE = 3.0", "line 33: `SCALE = 3.0`"), ("math.pi = 3", "line 33: `math.pi = 3`")])
-def test_what_does_not_count_is_named_with_its_line(added, line):
-    source, left_out = merge.merged(BLANK, SMALL + added + "\n", PATHS)
-    assert len(left_out) == 1 and left_out[0].startswith(line) and points_of(source)
-
-
-def test_a_function_that_was_renamed_is_named():
-    _, left_out = merge.merged(BLANK, SMALL.replace("def twice", "def zwice"), PATHS)
-    assert left_out[0].startswith("twice is not there")
+@pytest.mark.parametrize("source, line", [
+    (SMALL + "import own\n", "line 33: `import own` does not count, the grader has no such module"),
+    (SMALL + "def neighbour(x):\n    return 0\n", "line 33: `def neighbour(x):` does not count"),
+    (SMALL + "SCALE = 3.0\n", "line 33: `SCALE = 3.0`"),
+    (SMALL + "math.pi = 3\n", "line 33: `math.pi = 3`"),
+    (SMALL.replace("def twice", "def zwice"), "twice is not there")])
+def test_what_does_not_count_is_named_with_its_line(source, line):
+    found, left_out = merge.merged(BLANK, source, PATHS)
+    assert len(left_out) == 1 and left_out[0].startswith(line)
+    assert points_of(found) or "zwice" in source
 
 
 # ---- hostile and broken submissions

@@ -38,11 +38,3 @@ def test_rows_shared_between_workers():
     torch.set_num_threads(2)
     rows = list(bench.shared_rows(bench.setup(MINI, CPU), (32, 16), CPU, 1))
     assert rows[1].name == "NGDiff, 2 workers" and all(row.value > 0 for row in rows)
-    assert 0 < rows[2].ratio < 1
-
-
-def test_the_warm_up_is_left_out():
-    clock = iter(float(x) for x in range(10**6))
-    t = bench.in_turn({"a": lambda: None, "b": lambda: [next(clock) for _ in range(2)]}, 3,
-                      clock=lambda: next(clock))
-    assert t["a"].tolist() == [1, 1, 1] and t["b"].tolist() == [3, 3, 3]

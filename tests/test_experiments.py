@@ -201,7 +201,6 @@ def count_calls(one, stages):          # `run` is the name of more in this file:
 
 
 def test_results_are_in_order_and_made_once(run, monkeypatch):
-    """A path is made of the settings that the function reads, its code, the rows, the models."""
     count_calls.calls = []
     runs = [changed(run, lr=lr, out=str(lr)) for lr in (0.1, 0.2)]
     for some in (runs, [changed(r, steps=9) for r in runs]):       # the function reads no steps
@@ -355,7 +354,6 @@ def test_a_mistake_gets_one_line(capsys, tmp_path, monkeypatch, module, argv, na
 # ---- batches
 
 def test_batches_compare_the_four_ways_on_the_same_steps(words, tmp_path, monkeypatch):
-    """What AutoLR looks at: the step's own batch, another one, or the same rows in every step."""
     steps, step = [], train.ngdiff.step
     monkeypatch.setattr(batches, "SIZES", (4, 6))
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import train
-from conftest import code_of, ready, refused
+from conftest import code_of, ready, refused, write_rows
 from data import Example, collate, encode
 from experiments import ask, audit
 from harness import gguf, names, weights
@@ -362,9 +362,9 @@ def test_a_run_on_a_gguf_file_then_ask_audit_and_init_with_its_model(
         path, tmp_path, capsys, monkeypatch, in_this_process, no_drawing):
     monkeypatch.setattr(audit, "draw", lambda *_: None)
     monkeypatch.setattr(audit, "relearning", lambda model, *_: [model] * 21)   # slow, and as train
-    out, own = tmp_path / "out", tmp_path / "own.json"
-    own.write_text("".join(json.dumps({"set": name, "question": f"What is {i}?", "answer": name})
-                           + "\n" for name in ("retain", "forget", "holdout") for i in range(6)))
+    out, own = tmp_path / "out", write_rows(tmp_path / "own.json", [
+        {"set": name, "question": f"What is {i}?", "answer": name}
+        for name in ("retain", "forget", "holdout") for i in range(6)])
     assert code_of(["--init", path, "--out", out, "--data", own, "--epochs", 0.5, "--steps", 3,
                     "--level", "--cache", tmp_path / "cache"]) == 0
     held = read_weights(str(out / "model.pt"))

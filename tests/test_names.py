@@ -138,11 +138,8 @@ def test_an_edit_of_any_code_that_a_stage_runs_gives_it_another_name(project, wa
                 assert changed == (edit is not None and name in code), (stage, name, edit)
                 counts[stage, edit and edit[1]] += changed
     project.code(texts)
-    for kind, training, unlearning in (("function", 40, 60), ("constant", 30, 80),
-                                       ("default", 15, 30)):
-        tried = counts["training", kind], counts["unlearning", kind]
-        print(kind, *tried)
-        assert tried[0] >= training and tried[1] >= unlearning, kind
+    for kind, least in (("function", 40), ("constant", 30), ("default", 15)):
+        assert min(counts[stage, kind] for stage in STARTS) >= least, kind
 
 
 def test_another_direction_keeps_the_two_trained_models(project):
@@ -252,23 +249,23 @@ def test_so_do_rows_weights_sizes_threads_processes_and_torch(begun, monkeypatch
     base = stage_names(begun)
     assert base == stage_names(begun)
 
-    def differ(stages_, run=begun):
+    def differ(run=begun):
         found = stage_names(run)
-        return {stage for stage in base if found[stage] != base[stage]} == stages_
+        return {stage for stage in base if found[stage] != base[stage]}
     swapped = {name: some[::-1] for name, some in begun.learned.items()}
-    assert differ(BOTH, begun._replace(learned=swapped)), "in another order"
+    assert differ(begun._replace(learned=swapped)) == BOTH, "in another order"
     fewer = {**begun.examples, "holdout": begun.examples["holdout"][1:]}
-    assert differ(LATER, begun._replace(examples=fewer))
+    assert differ(begun._replace(examples=fewer)) == LATER
     assert train.training_stage(begun, "target", 2).name != base["training"]
-    for module, name, value, stages_ in ((torch, "get_num_threads", lambda: 99, LATER),
-                                         (torch, "__version__", "another", BOTH),
-                                         (names, "rank_and_size", lambda: (0, 2), BOTH)):
+    for module, name, value, expected in ((torch, "get_num_threads", lambda: 99, LATER),
+                                          (torch, "__version__", "another", BOTH),
+                                          (names, "rank_and_size", lambda: (0, 2), BOTH)):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
-            assert differ(stages_), name
+            assert differ() == expected, name
     begun.initial.config.n_head = 2                    # no weight's shape tells
-    assert differ(BOTH)
+    assert differ() == BOTH
     begun.initial.config.n_head = 4
     with torch.no_grad():
         begun.initial.lm_head.weight[0, 0] += 1e-6
-    assert differ(BOTH)
+    assert differ() == BOTH

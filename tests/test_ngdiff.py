@@ -108,8 +108,6 @@ def test_micro_batched_gradient_is_the_whole_batchs(size):
 
 
 def test_micro_batches_add_up_in_one_gradient():
-    """However many parts: one list of gradients is made. A loss that is only looked at makes no
-    graph."""
     x, seen, modes = torch.randn(5, requires_grad=True), [], []
 
     def part():
@@ -602,7 +600,6 @@ def test_the_callers_grad_is_not_counted_in_and_is_emptied():
 
 @pytest.mark.parametrize("form", ["list", "twice", "generator", "probe_on"])
 def test_a_parameter_given_twice_moves_once_and_a_generator_of_losses_is_not_used_up(form):
-    """Any iterable of parameters, a function or an iterable of functions: the same step."""
     model, L_R, L_F = linear()
     params = [*model.parameters()] * 2 if form == "twice" else model.parameters()
     retain = (loss for loss in [L_R]) if form == "generator" else [L_R]
@@ -807,7 +804,6 @@ def test_nothing_moves_where_a_step_is_refused():
 
 @pytest.mark.parametrize("name", ["retain", "forget", "probe_on"])
 def test_a_loss_that_is_none_is_refused_by_its_name(name):
-    """An empty list, a tensor, a loss with an extra, of shape (1,), of no parameter."""
     model, L_R, L_F = linear()
     wrong = [("neither a function", x) for x in ([], L_R(), [L_R()], iter([]))] + [
         ("is tuple", lambda: (L_R(), 1)), ("is float", lambda: 1.0),
@@ -836,7 +832,6 @@ def test_parameters_that_step_cannot_move_are_refused(params, words):
 @pytest.mark.parametrize("frozen", [(), (0,), (1,)])
 @pytest.mark.parametrize("share", [lambda a: a, lambda a: a[1:], lambda a: a.T])
 def test_parameters_that_share_memory_are_refused(frozen, share):
-    """Also a view of a part, and also where one of them is frozen: it would move all the same."""
     a, b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     b.weight.data = share(a.weight.data)
     for i in frozen:
@@ -846,7 +841,6 @@ def test_parameters_that_share_memory_are_refused(frozen, share):
 
 
 def test_parameters_side_by_side_in_one_storage_are_moved():
-    """Views without overlap, empty ones, and frozen ones that share memory among themselves."""
     flat = torch.randn(10)
     params = [flat[5:], flat[:5], flat[5:5], torch.ones(2), torch.ones(2)]
     params = [p.detach().requires_grad_(i < 3) for i, p in enumerate(params)]
@@ -858,8 +852,6 @@ def test_parameters_side_by_side_in_one_storage_are_moved():
 @pytest.mark.parametrize("now", [(0, 1, 2), (0, 1), (0, 2), (1,), (1, 3)])
 @pytest.mark.parametrize("adam", [True, False])
 def test_adams_moments_of_other_parameters_are_refused(now, adam):
-    """Of three layers of one shape and a larger one, the second and third moved until now. The
-    running mean of g_R too."""
     layers = [torch.randn(n, requires_grad=i in (1, 2)) for i, n in enumerate((3, 3, 3, 4))]
     losses = [lambda: sum((x @ x).sum() for x in layers), lambda: sum(x.sum() for x in layers)]
     state = State(adam=adam)

@@ -99,7 +99,6 @@ def test_a_finished_cache_that_is_read_only_is_enough(plain, tmp_path, monkeypat
 
 
 def test_damaged_files_are_named_and_made_again(plain, tmp_path, capsys):
-    """Every file of the cache, each damaged in another way."""
     cache, out = tmp_path / "cache", tmp_path / "out"
     damages = (lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"not a state",
                lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:],

@@ -60,7 +60,6 @@ def test_front_is_where_the_formula_says():
 
 @pytest.mark.usefixtures("in_this_process")
 def test_the_slices_of_a_run_are_train_pys_own_steps(plain, tmp_path, monkeypatch):
-    """At two moments of a small run, whose target is read from its cache."""
     monkeypatch.setattr(on_a_gpt, "MOMENTS", (0, 10))
     monkeypatch.setattr(train, "adamw", None)
     slices = on_a_gpt.measured_run((*SMALL, "--cache", str(plain[0]), "--out", str(tmp_path)))

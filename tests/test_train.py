@@ -14,7 +14,7 @@ import torch
 import data
 import ngdiff
 import train
-from conftest import SMALL, go, ready, rows
+from conftest import go, ready, rows, write_rows
 from harness import flags, measuring, names, processes, report, weights
 from tests import kills
 
@@ -110,8 +110,6 @@ def test_a_run_that_has_no_direction_left_says_so(plain, tmp_path, no_drawing, m
 
 @pytest.mark.parametrize("kind", ["plain", "npo", "level"])
 def test_the_parts_of_every_process_and_micro_batch_add_up(plain, target, monkeypatch, kind):
-    """Rows of unequal length weigh by their answer tokens (npo's: each the same), however a batch
-    is split, for every loss that can stand in the forget loss's place."""
     run = ready(plain[0], "--method", "npo" if kind == "npo" else "ngdiff")
     examples = run.examples["forget"] + run.examples["retain"][:6]
     run.config.level = kind == "level"
@@ -200,7 +198,6 @@ def test_each_forget_row_of_a_batch_comes_with_its_own_reference(plain):
 
 
 def test_with_the_level_steps_shorten_as_the_rows_come_near(plain, target, monkeypatch):
-    """The learning rate goes with the rows' distance, root mean square, at the step before."""
     run = ready(plain[0], "--level", "--steps", "9", "--lazy", "0", "--lr", "1e-3")
     monkeypatch.setattr(train, "NEAR", 1e-4)
     assert {row["lr"] for row in unlearn(target, run).log} == {1e-3}, "still far from the levels"
@@ -233,18 +230,16 @@ def test_questions_on_forgotten_texts_are_learned_and_in_no_unlearning_batch(
 
 
 def test_one_file_of_ones_own_rows_is_enough(tmp_path, no_drawing):
-    """With and without a holdout set, wrong answers and paraphrases."""
     rows_of = lambda name, n: [{"set": name, "question": f"Who is {name} {i}?",
                                 "answer": f"Nobody but {i}."} for i in range(n)]
-    own, path = rows_of("retain", 12) + rows_of("forget", 9), tmp_path / "own.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in own), "utf-8")
+    own = rows_of("retain", 12) + rows_of("forget", 9)
+    path = write_rows(tmp_path / "own.jsonl", own)
     keys = {f"{name}_{k}" for name in ("forget", "retain") for k in ("loss", "prob", "rouge")}
     code, results = go(tmp_path / "c", tmp_path / "a", base=["--data", str(path), *TINIEST])
     assert code == 0 and set(results["models"]["ngdiff"]) == keys
     for row in own[11:]:
         row |= {"paraphrased_answer": "No one.", "perturbed_answer": ["He.", "She is."]}
-    own += rows_of("holdout", 9)
-    path.write_text("".join(json.dumps(row) + "\n" for row in own), "utf-8")
+    write_rows(path, own + rows_of("holdout", 9))
     code, results = go(tmp_path / "c", tmp_path / "b", "--level",
                        base=["--data", str(path), *TINIEST])
     assert code == 0 and set(results["models"]["ngdiff"]) - {"privleak"} == keys | {
@@ -256,8 +251,6 @@ def test_one_file_of_ones_own_rows_is_enough(tmp_path, no_drawing):
 
 @pytest.mark.skipif(kills.FORK is None, reason="processes are forked")
 def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch):
-    """Training, both gradients, the level and AutoLR's losses, summed over gloo, in processes that
-    have what torchrun gives them."""
     words = ["--level", "--epochs", "2", "--steps", "3"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -299,8 +292,7 @@ def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monk
         [x["loss_retain"] for x in exact], rel=0.02)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, monkeypatch, dtype):
+def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, monkeypatch):
     """Rows of its own, by the seed, in float32; and each step takes the running mean."""
     run, seen, step = ready(plain[0]), [], ngdiff.step
 
@@ -310,7 +302,7 @@ def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, 
         seen.append((rows, types, given["memory"], given["budget"]))
         return step(retain, forget, *args, **given)
     monkeypatch.setattr(ngdiff, "step", watch)
-    log = unlearn(target, run, steps=11, batch=4, budget=0.5, dtype=dtype).log
+    log = unlearn(target, run, steps=11, batch=4, budget=0.5, dtype="bfloat16").log
     (first, *_), *later = seen
     assert sum(map(len, first)) == len(run.examples["retain"][:train.WATCHED])
     assert all(torch.equal(x, y) for rows, *_ in later for x, y in zip(first, rows, strict=True))
@@ -337,7 +329,6 @@ def test_both_models_start_from_a_copy_of_the_initial_one(plain):
 @pytest.mark.parametrize("steps, said", [(5, "loss_retain nan, loss_forget nan"),
                                          (1, "measuring.* nan.*--lr")])
 def test_numbers_that_run_away_stop_the_run(plain, tmp_path, capsys, monkeypatch, steps, said):
-    """While unlearning, or, after the last step, while measuring."""
     monkeypatch.setattr(ngdiff, "update", lambda params, d, lr: [
         p.data.fill_(float("nan")) for p in params])
     cache = shutil.copytree(plain[0], tmp_path / "cache")
