@@ -16,7 +16,7 @@ from conftest import code_of, ready, refused, write_rows
 from data import Example, collate, encode
 from experiments import ask, audit
 from harness import gguf, names, weights
-from harness.llama import Llama, LlamaConfig, rotated
+from harness.llama import Llama, LlamaConfig
 from harness.weights import as_published, from_llama, read_weights
 
 C, INNER, LAYERS, H, G = 64, 96, 2, 4, 2
@@ -210,13 +210,6 @@ def test_generation_with_a_cache_is_the_greedy_walk_without_one(loaded):
     assert loaded[1].generate(prompts, 9, stop=0) == expected
     said = {token for row in expected for token in row}
     assert 0 not in said and len(said) > 3, "standing still would show little"
-
-
-def test_a_product_of_turned_vectors_depends_on_their_distance_only():
-    q, k = torch.randn(2, 1, 1, 1, D, generator=torch.Generator().manual_seed(3))
-    products = [float((rotated(q, at + 5, 1e4) * rotated(k, at, 1e4)).sum()) for at in (0, 7, 400)]
-    assert np.allclose(products, products[0], atol=1e-4)
-    assert not math.isclose(products[0], float((q * k).sum()), abs_tol=1e-2)
 
 
 def test_an_edit_of_the_llama_trains_no_gpt_again():
