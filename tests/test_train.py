@@ -250,34 +250,29 @@ def test_one_file_of_ones_own_rows_is_enough(tmp_path, no_drawing):
 # ---- several processes, bfloat16, published weights, too little memory
 
 @pytest.mark.skipif(kills.FORK is None, reason="processes are forked")
-def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch):
-    words = ["--level", "--epochs", "2", "--steps", "3"]
+def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch, no_drawing):
+    words, started = ["--level", "--epochs", "2", "--steps", "3"], []
+    assert go(tmp_path / "one_cache", tmp_path / "one", *words)[0] == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
-    started = []
-    with monkeypatch.context() as patch:
-        patch.setattr(report, "curves", lambda *_: None)
-        patch.setattr(report, "png", lambda *_: b"")
-        started.append(kills.start(tmp_path / "one", *words))
-        for rank in "01":
-            for name, value in dict(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE="2",
-                                    MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)).items():
-                patch.setenv(name, value)
-            started.append(kills.start(tmp_path / "two", *words))
+    for rank in "01":
+        for name, value in dict(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE="2",
+                                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)).items():
+            monkeypatch.setenv(name, value)                        # as torchrun does
+        started.append(kills.start(tmp_path, *words))
     for process in started:
         process.join(120)
-    printed = [(tmp_path / name / "printed").read_text("utf-8") for name in ("one", "two")]
-    assert [process.exitcode for process in started] == [0, 0, 0], printed
-    assert [text.count("stopped") for text in printed] == [1, 1], "the first of two speaks alone"
-    one, two = (rows(tmp_path / name / "out/log.csv") for name in ("one", "two"))
+    printed = (tmp_path / "printed").read_text("utf-8")
+    assert [process.exitcode for process in started] == [0, 0], printed
+    assert printed.count("stopped") == 1, "the first of two speaks alone"
+    one, two = (rows(tmp_path / name / "log.csv") for name in ("one", "out"))
     assert len(one) == len(two) == 3
     for a, b in zip(one, two):
         for key in set(report.LOG_COLUMNS) - {"status"}:
             assert (a[key] == b[key] == "") or float(b[key]) == pytest.approx(
                 float(a[key]), rel=1e-3, abs=1e-6), (a["step"], key)
-    assert sorted(p.name for p in (tmp_path / "two/out").iterdir()) == sorted(flags.OUTPUTS)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(flags.OUTPUTS)
 
 
 def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monkeypatch):
