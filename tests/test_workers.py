@@ -29,26 +29,40 @@ def losses_of(model, rows, config=CPU):
     return train.loss_functions(model, train.micro_batches(rows, config), config)
 
 
+def trained(n):
+    """(losses of ten training steps, weights after them) with n workers."""
+    torch.set_num_threads(n)
+    (model, rows), losses = setup(32), []
+    params = list(model.parameters())
+    for _ in range(10):
+        loss, grad = ngdiff.loss_and_grad(losses_of(model, rows), params)
+        ngdiff.update(params, grad, 0.3)
+        losses.append(float(loss))
+    return losses, params
+
+
 def unlearned(n):
-    """(numbers of six unlearning steps, weights after them) with n workers."""
+    """(numbers of ten unlearning steps, weights after them) with n workers."""
     torch.set_num_threads(n)
     model, rows = setup(96)
     params, state, found = list(model.parameters()), ngdiff.State(lr=0.05, step=1), []
-    for _ in range(6):
+    for _ in range(10):
         numbers = ngdiff.step(losses_of(model, rows[:64]), losses_of(model, rows[64:]), params,
                               state, lazy=3)
         found += numbers[:5] + (numbers.lr,)
     return found, params
 
 
-def test_six_steps_do_not_depend_on_the_number_of_workers():
+@pytest.mark.parametrize("run", [trained, unlearned])
+def test_ten_steps_do_not_depend_on_the_number_of_workers(run):
     """Beyond rounding. The same number of workers gives the same bits."""
-    one, p = unlearned(1)
+    (one, p), (two, q) = run(1), run(2)
+    assert one == pytest.approx(two, rel=1e-5) and one != two, "two workers were at work"
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(p, q))
     for n in (2, 4, 8):
-        (first, q), (again, r) = unlearned(n), unlearned(n)
-        assert first == pytest.approx(one, rel=1e-5) and first != one, "several were at work"
-        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(p, q))
-        assert first == again and all(map(torch.equal, q, r)), f"{n} workers"
+        (first, p), (again, q) = run(n), run(n)
+        assert first == again and first == pytest.approx(one, rel=1e-5)
+        assert all(torch.equal(a, b) for a, b in zip(p, q)), f"{n} workers"
 
 
 def test_shares_are_equal_and_hold_every_row_once():
