@@ -17,12 +17,10 @@ and is the median of that: what slows the machine for a second slows both sides.
                The rows are collated before
   1 worker     an NGDiff step with --micro_batch 72; then one in which workers share the rows, see
                harness/workers.py. (Other rows of the CPU's table are with workers too.)
-  not shared   processor time of that step outside the workers. to: that of all threads. With this
-               ratio s, and as many cores as workers, n workers take s + (1 - s) / n of the time
   + AutoLR     the mean of nine such steps and one that also fits the learning rate
   peak memory  most bytes held during an NGDiff step with AutoLR. to: parameters + 2 gradients; the
                rest is activations. CPU: growth of a fresh process, 27 M parameters, 4 + 4 rows
-  generation   model.generate, compared with computing the whole prefix again for each token
+  generation   model.generate
 """
 import gc
 import os
@@ -62,16 +60,16 @@ class Row(NamedTuple):
 
 # --------------------------------------------------------------------------- measuring
 
-def in_turn(tasks, n, device="cpu", clock=time.perf_counter):
+def in_turn(tasks, n, device="cpu"):
     """Seconds of each of `tasks` (name -> function), run in turn: name -> (n,) float64."""
     seconds = torch.zeros(WARM + n, len(tasks), dtype=torch.float64)
     for i in range(WARM + n):
         for j, f in enumerate(tasks.values()):
-            t0 = clock()
+            t0 = time.perf_counter()
             f()
             if device == "cuda":          # f has only queued its kernels
                 torch.cuda.synchronize()
-            seconds[i, j] = clock() - t0
+            seconds[i, j] = time.perf_counter() - t0
     return dict(zip(tasks, seconds[WARM:].T))
 
 
@@ -137,26 +135,13 @@ def speed(model, rows, config, side, n):
 
 
 def shared_rows(model, rows, config, n):
-    """One worker, all workers, and what they do not share."""
+    """One worker, and all workers."""
     tasks, name = {}, f"NGDiff, {workers.count(model)} workers"
     for key, c in (("one", replace(config, micro_batch=72)), (name, config)):
         tasks[key] = partial(step, model, *(batch(model, k, c) for k in rows), c)
     t = in_turn(tasks, n)
-    own, all_ = (median(in_turn({name: tasks[name]}, n, clock=clock)[name])
-                 for clock in (time.thread_time, time.process_time))
     yield Row("NGDiff, 1 worker", median(t["one"]) * 1e3, "ms", n)
     yield Row(name, median(t[name]) * 1e3, "ms", n, median(t[name] / t["one"]), "1 worker")
-    yield Row("not shared", own * 1e3, "ms", n, own / all_, "all threads")
-
-
-@torch.no_grad()
-def generate_uncached(model, prompts, max_new):
-    """Greedy continuations of prompts of one length, the whole prefix computed for each token."""
-    tokens = torch.tensor(prompts, device=model.lm_head.weight.device)
-    for _ in range(max_new):
-        choice = model.lm_head(model.hidden(tokens)[:, -1]).argmax(-1, keepdim=True)
-        tokens = torch.cat((tokens, choice), 1)
-    return tokens[:, -max_new:].tolist()
 
 
 def generation(model, rows, config, n):
@@ -164,10 +149,8 @@ def generation(model, rows, config, n):
     V, T = model.config.vocab_size, model.config.block_size
     prompts, new = torch.randint(V, (rows, T // 2)).tolist(), T - T // 2
     with torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        t = in_turn({"uncached": lambda: generate_uncached(model, prompts, new),
-                     "cached": lambda: model.generate(prompts, new, stop=V)}, n, config.device)
-    yield Row(f"generation, {rows} rows", rows * new / median(t["cached"]), "tokens/s", n,
-              median(t["uncached"] / t["cached"]), "uncached")
+        t = in_turn({"": lambda: model.generate(prompts, new, stop=V)}, n, config.device)
+    yield Row(f"generation, {rows} rows", rows * new / median(t[""]), "tokens/s", n)
 
 
 def memory_row(model, peak, before):

@@ -13,6 +13,13 @@ from harness import flags, processes, report
 from tests.kills import SMALL, numbers
 
 ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)            # small tensors: more threads would wait for each other
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    yield
+    torch.set_num_threads(1)
 
 
 def in_turn(function, jobs, workers, threads):
@@ -22,18 +29,14 @@ def in_turn(function, jobs, workers, threads):
 
 
 def stay_here(patch):
-    """No process to start, no signal handler, and one thread."""
+    """No process to start and no signal handler."""
     patch.setattr(processes, "side_by_side", in_turn)
     patch.setattr(signal, "signal", lambda *_: None)
-    torch.set_num_threads(1)
 
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    threads = torch.get_num_threads()
     stay_here(monkeypatch)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -56,6 +59,13 @@ def code_of(argv, main=train.main):
     except SystemExit as e:
         return e.code
     return 0
+
+
+def refused(capsys, argv, main=train.main):
+    """The one line that a refused command prints; its exit code is 2."""
+    assert code_of(argv, main) == 2
+    line, = capsys.readouterr().err.strip().splitlines()
+    return line
 
 
 def go(cache, out, *words, base=SMALL):
@@ -84,6 +94,11 @@ class Stub:
         self.sizes.append(len(prompts))
         self.prompts += prompts
         return [self.said(prompt)[:max_new] for prompt in prompts]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
 
 
 def rows(path):

@@ -18,7 +18,8 @@ import torch
 import train
 from harness import stages
 
-SMALL = "--tiny --authors 10 --epochs 4 --n_layer 1 --n_embd 16 --steps 12".split()
+SMALL = ("--tiny --authors 10 --epochs 16 --train_lr 3e-2 --n_layer 1 --n_embd 16 "
+         "--steps 12").split()
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 

@@ -300,34 +300,27 @@ BLANK = blank.blanked(blank.blanked(SMALL, PATHS[0], None, 3), PATHS[1], None, 3
 HELPER = "def helper(x):\n    return x\n\n\n"
 
 
-def edited(inside="pass", above="", first="", end="", head=lambda line: line):
+def edited(inside="pass", above="", first="", end=""):
     """SMALL with a statement in `twice` and in `half`; lines above `twice`, after the module's
-    docstring and at its end; and with other heads."""
+    docstring and at its end."""
     source = SMALL.replace('module."""\n', f'module."""\n{first}\n') + end
     source = source.replace("def twice", above + "def twice")
-    for line, use in ("def twice(x):", "    y ="), ("    def half(self):", "        return self"):
-        own = use[:len(use) - len(use.lstrip())] + inside
-        source = source.replace(line, head(line)).replace(use, f"{own}\n{use}")
+    for line in "    y =", "        return self":
+        source = source.replace(line, line[:-len(line.strip())] + f"{inside}\n{line}")
     return source
 
 
 EDITS = {       # what a student does besides the task. Must it keep all points?
     "one more name in an import": (edited("List", first="from typing import NamedTuple, List"),
                                    True),
-    "an import that is there already": (edited(first="import math\nimport math as m2"), True),
     "a submodule": (edited("os.path.join('a', 'b')", first="import os.path"), True),
     "a later import": (edited("Counter('a')", end="\nfrom collections import Counter\n"), True),
     "a helper in front": (edited("helper(1)", HELPER), True),
-    "a helper at the end": (edited("helper(1)", end=HELPER), True),
-    "a decorator": (edited(above=HELPER, head=lambda line: line.partition("def")[0] + "@helper\n"
-                           + line), True),
-    "a constant as default": (edited(above="MY = SCALE\n", head=lambda line: line.replace(
-        "):", ", my=MY):")), True),
+    "a constant as default": (edited(above="MY = SCALE\n").replace("twice(x)", "twice(x, my=MY)"),
+                              True),
     "two constants": (edited("assert ONE + TWO == 5", "ONE, TWO = 1, 2\nONE: int = 3\n"), True),
-    "annotations": (edited(above="Vector = list\n", head=lambda line: line.replace(
-        "):", ") -> Vector:")), True),
-    "annotations of the future": (edited(first="from __future__ import annotations",
-                                         head=lambda line: line.replace("):", ") -> No:")), True),
+    "annotations of the future": (edited(first="from __future__ import annotations").replace(
+        "twice(x)", "twice(x) -> No"), True),
     "a class of one's own": (edited("Own().x", "class Own:\n    x = 1\n\n\n"), True),
     "a class's __init__": (SMALL.replace("self.a = a", "self.a, self.my = a, 1").replace(
         "return self.a", "assert self.my == 1\n        return self.a"), True),
@@ -336,7 +329,6 @@ EDITS = {       # what a student does besides the task. Must it keep all points?
     "an attribute": (edited("helper.x", HELPER + "helper.x = 1\n"), True),
     "the blank left above": (blank.blanked(SMALL, PATHS[0], None, 3) + SMALL[
         SMALL.index("def twice"):SMALL.index("class")], True),
-    "comments and empty lines": (edited("# mine\n\n# more", end="\n\n# the end\n"), True),
     "a byte-order mark": ("\ufeff" + SMALL.replace("\n", "\r\n"), True),
     "a print at the end": (edited(end="\nprint('done')\n"), False),
     "an import by star": (edited("sqrt(4)", first="from math import *"), False),
@@ -370,18 +362,16 @@ def test_right_work_with_an_edit_keeps_its_points_or_a_line_says_why_not(name, t
     assert all(re.match(r"ngdiff.py, line \d+: `", line) for line in left_out)
 
 
-@pytest.mark.parametrize("added, line", [
-    ("import own", "line 33: `import own` does not count, the grader has no such module"),
-    ("def neighbour(x):\n    return 0", "line 33: `def neighbour(x):` does not count, not part"),
-    ("SCALE = 3.0", "line 33: `SCALE = 3.0`"), ("math.pi = 3", "line 33: `math.pi = 3`")])
-def test_what_does_not_count_is_named_with_its_line(added, line):
-    source, left_out = merge.merged(BLANK, SMALL + added + "\n", PATHS)
-    assert len(left_out) == 1 and left_out[0].startswith(line) and points_of(source)
-
-
-def test_a_function_that_was_renamed_is_named():
-    _, left_out = merge.merged(BLANK, SMALL.replace("def twice", "def zwice"), PATHS)
-    assert left_out[0].startswith("twice is not there")
+@pytest.mark.parametrize("source, line", [
+    (SMALL + "import own\n", "line 33: `import own` does not count, the grader has no such module"),
+    (SMALL + "def neighbour(x):\n    return 0\n", "line 33: `def neighbour(x):` does not count"),
+    (SMALL + "SCALE = 3.0\n", "line 33: `SCALE = 3.0`"),
+    (SMALL + "math.pi = 3\n", "line 33: `math.pi = 3`"),
+    (SMALL.replace("def twice", "def zwice"), "twice is not there")])
+def test_what_does_not_count_is_named_with_its_line(source, line):
+    found, left_out = merge.merged(BLANK, source, PATHS)
+    assert len(left_out) == 1 and left_out[0].startswith(line)
+    assert points_of(found) or "zwice" in source
 
 
 # ---- hostile and broken submissions
@@ -393,7 +383,6 @@ HOSTILE = {
     "one blank": (blank.blanked(SMALL, ["twice"], None, 3), 3, "graded", "blank: ngdiff.twice"),
     "broken neighbour": (SMALL.replace("x + 1", "x").replace("2.0", "3.0"), 6, "graded", "3 of 3"),
     "os._exit(0)": (twice("import os; os._exit(0)"), 0, "stopped", "exit code 0, in test_neigh"),
-    "sys.exit(0)": (twice("import sys; sys.exit(0)"), 4, "graded", "2 of 3"),
     "stops pytest": (twice("import pytest; pytest.exit('passed', 0)"), 0, "stopped", "stopped in"),
     "prints results": (twice("print('10 passed in 0.1s'); return 1"), 4, "graded", "2 of 3"),
     "floods of output": (twice("for _ in range(10): print('x' * 10**7)"), 6, "graded", "3 of 3"),
@@ -596,15 +585,12 @@ def test_bugs_are_one_a_folder_and_each_is_graded_by_itself(small, tmp_path, mon
 
 @pytest.mark.parametrize("words, says", [
     ("show 77", "choose an assignment from 3 to 12"), ("show", "without a number"),
-    ("check", "without a number"), ("check 3", "no student's copy"), ("hint 3", "no student's"),
-    ("start 3", "required: folder"), ("start 3 {root}", "not an empty folder"),
-    ("start 3 a b", "unrecognized arguments: b"), ("start", "required: number, folder"),
-    ("grade 3", "required: paths"), ("show nine", "invalid int"),
+    ("check 3", "no student's copy"), ("hint 3", "no student's"),
+    ("start", "required: number, folder"), ("start 3 {root}", "not an empty folder"),
+    ("grade 3", "required: paths"), ("grade 3 {root} --js x", "unrecognized arguments: --js"),
     ("grade 3 {root}/nothing/*", "nothing to grade found"), ("grade 3 /nope", "no such file or"),
     ("grade 3 {root} --json /nope/x.json", "/nope/x.json can't be written"),
-    ("grade 3 {root} --cvs x.csv", "unrecognized arguments: --cvs"), ("grades 3", "invalid choice"),
-    ("package 3 x", "required: --for"),
-    ("package 3 x --for codio", "invalid choice: 'codio'")])
+    ("package 3 x", "required: --for"), ("package 3 x --for codio", "invalid choice: 'codio'")])
 def test_a_users_mistake_ends_in_one_line(words, says, small, capsys):
     assert run(*words.format(root=small).split()) == 2
     told = capsys.readouterr().err
@@ -629,47 +615,29 @@ def test_what_was_graded_is_written_before_the_next_is(small, tmp_path, monkeypa
 
 # ---- packages
 
-def check_gradescope(text):
-    """A results.json keeps Gradescope's rules."""
-    found = json.loads(text)
-    assert set(found) == {"output", "output_format", "tests"}, "a score here overrides the tests'"
-    assert found["output_format"] == "text", "else the output is HTML"
-    assert isinstance(found["tests"], list) and found["tests"]
-    for test in found["tests"]:
-        assert set(test) == {"score", "max_score", "name", "status", "output", "output_format",
-                             "visibility"}
-        assert type(test["score"]) is type(test["max_score"]) is int
-        assert 0 <= test["score"] <= test["max_score"] and test["status"] in ("passed", "failed")
-        assert (test["output_format"], test["visibility"]) == ("text", "visible")
-
-
 RUNNER = {"CLASSROOM": "cs1", "ASSIGNMENT": "ngdiff-03", "SUBMISSION_TAG": "submit/1",
           "COMMIT_URL": "https://c", "RELEASE_URL": "https://r", "REVIEW_URL": "https://v"}
+# No score at the top: it would override the tests'. Without output_format the output is HTML.
+GRADESCOPE = {"output": "1 of 2 ```` passed\nline 3", "output_format": "text", "tests": [
+    {"name": "a.py::t", "score": 2, "max_score": 2, "visibility": "visible", "status": "passed",
+     "output": "", "output_format": "text"},
+    {"name": "a.py::u", "score": 0, "max_score": 3, "visibility": "visible", "status": "failed",
+     "output": "claim\ngot 1", "output_format": "text"}]}
+CLASSROOM50 = {
+    "schema": "classroom50/result/v1", "classroom": "cs1", "assignment": "ngdiff-03",
+    "submission": "submit/1", "commit": "https://c", "release": "https://r", "review": "https://v",
+    "score": 2, "max-score": 5, "tests": [
+        {"test-name": "a.py::t", "passed": True, "score": 2, "max-score": 2},
+        {"test-name": "a.py::u", "passed": False, "score": 0, "max-score": 3}]}
 
 
-def check_classroom50(text):
-    """A result.json keeps Classroom 50's rules: hyphens, and no score that is a float or a bool."""
-    found = json.loads(text)
-    values = ("classroom", "assignment", "submission", "commit", "release", "review")
-    assert set(found) == {"schema", "tests", "score", "max-score", *values}
-    assert found["schema"] == "classroom50/result/v1"
-    assert [found[k] for k in values] == list(RUNNER.values()), "as the environment says"
-    for test in found["tests"]:
-        assert set(test) == {"test-name", "passed", "score", "max-score"}
-        assert type(test["passed"]) is bool
-    for k in ("score", "max-score"):
-        numbers = [test[k] for test in found["tests"]]
-        assert all(type(n) is int and n >= 0 for n in (*numbers, found[k]))
-        assert sum(numbers) == found[k]
-
-
-def test_every_score_has_the_shapes_that_the_two_services_demand(graded):
-    for score in graded.values():
-        check_gradescope(package.gradescope(score))
-        check_classroom50(package.classroom50(score, RUNNER))
-    ticks = graded["right"]._replace(why="a ```` b")
-    body = package.release_body(ticks)
-    assert body.count("`````") == 2, "a fence longer than any backticks inside"
+def test_a_score_has_the_forms_that_the_two_services_demand():
+    """Compared as text: no score may be a float or a bool."""
+    score = grade.Score({"a.py::t": (2, 2, []), "a.py::u": (0, 3, ["claim", "got 1"])}, "graded",
+                        "1 of 2 ```` passed", ["line 3"])
+    assert package.gradescope(score) == json.dumps(GRADESCOPE, indent=1) + "\n"
+    assert package.classroom50(score, RUNNER) == json.dumps(CLASSROOM50, indent=1) + "\n"
+    assert package.release_body(score).count("`````") == 2, "longer than any backticks inside"
 
 
 SECRET = twice("import os; assert not [k for k in os.environ if "
@@ -677,14 +645,14 @@ SECRET = twice("import os; assert not [k for k in os.environ if "
 
 
 @pytest.mark.parametrize("target", package.TARGETS)
-def test_a_package_grades_right_blank_broken_and_looping_work(target, small, tmp_path):
+def test_a_package_grades_right_and_looping_work(target, small, tmp_path):
     """In fresh folders without git; on Classroom 50 the job's secrets do not reach the work."""
     own, env, right = tmp_path / "package", {**os.environ, **RUNNER}, SMALL
     assert run("package", 3, own, "--for", target) == 0
     if target == "gradescope":
         shutil.unpack_archive(own / "autograder.zip", own / "source")
         shutil.copy(own / "source" / "run_autograder", own)
-        check_gradescope((own / "source" / "not-graded.json").read_text())
+        assert '"max_score": 3' in (own / "source" / "not-graded.json").read_text()
         python = put(own / "venv" / "bin" / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         python.chmod(0o755)
         command, script, result = "bash", "run_autograder", "results/results.json"
@@ -700,13 +668,10 @@ def test_a_package_grades_right_blank_broken_and_looping_work(target, small, tmp
         shutil.copytree(own, machine)
         cwd = put(machine / "submission" / "ngdiff.py", source).parent
         assert subprocess.run([command, machine / script], cwd=cwd, env=env).returncode == 0
-        written = (machine / result).read_text()
-        (check_gradescope if target == "gradescope" else check_classroom50)(written)
-        return sum(test["score"] for test in json.loads(written)["tests"])
-    wrong = [HOSTILE[name][0] for name in ("blank", "no Python", "an endless loop")
-             if name in HOSTILE]
+        return sum(test["score"] for test in json.loads((machine / result).read_text())["tests"])
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(points, [right, *wrong])) == [6] + [0] * len(wrong)
+        wrong = HOSTILE.get("an endless loop", HOSTILE["blank"])[0]
+        assert list(pool.map(points, [right, wrong])) == [6, 0]
     if target == "classroom50":
         body = tmp_path / str(len(right)) / "submission" / "release-body.md"
         assert "**6 of 6 points**" in body.read_text()

@@ -23,12 +23,6 @@ def test_operations_are_those_that_torch_counts():
     assert counter.get_total_flops() - attention / 2 == bench.operations(MINI, 3)
 
 
-def test_both_ways_to_generate_agree():
-    model = bench.setup(MINI, CPU)
-    prompts = torch.randint(60, (5, 3)).tolist()
-    assert model.generate(prompts, 5, stop=60) == bench.generate_uncached(model, prompts, 5)
-
-
 def test_every_row_of_the_gpu_table_but_memory_comes_out_on_a_cpu_in_bfloat16(capsys):
     model = bench.setup(MINI, BFLOAT16)
     before = model.lm_head.weight.detach().clone()
@@ -41,16 +35,6 @@ def test_every_row_of_the_gpu_table_but_memory_comes_out_on_a_cpu_in_bfloat16(ca
 
 
 def test_rows_shared_between_workers():
-    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     rows = list(bench.shared_rows(bench.setup(MINI, CPU), (32, 16), CPU, 1))
-    torch.set_num_threads(threads)
     assert rows[1].name == "NGDiff, 2 workers" and all(row.value > 0 for row in rows)
-    assert 0 < rows[2].ratio < 1
-
-
-def test_the_warm_up_is_left_out():
-    clock = iter(float(x) for x in range(10**6))
-    t = bench.in_turn({"a": lambda: None, "b": lambda: [next(clock) for _ in range(2)]}, 3,
-                      clock=lambda: next(clock))
-    assert t["a"].tolist() == [1, 1, 1] and t["b"].tolist() == [3, 3, 3]

@@ -11,6 +11,7 @@ from itertools import islice
 import pytest
 
 import data
+from conftest import write_rows
 from data import END, collate, encode, encode_rows, mini_tofu, shuffled, word_tokenizer
 
 
@@ -51,7 +52,6 @@ def test_names_are_different_and_use_every_word_equally_often():
 
 
 def test_other_answers_and_questions_are_what_they_should_be(mini):
-    """A wrong answer differs from the truth in every fact; a question's words are known."""
     rows, tokenizer = mini
     for row in rows["retain"] + rows["forget"] + rows["holdout"]:
         truth = row["paraphrased_answer"].split()
@@ -70,7 +70,6 @@ def test_other_answers_and_questions_are_what_they_should_be(mini):
 # ---- tokens
 
 def test_any_text_comes_back_unchanged(mini):
-    """Also one of characters that the data have not."""
     all_of_them = "".join(c for c in map(chr, range(0x30000)) if not 0xD800 <= ord(c) < 0xE000)
     for text in (all_of_them, "", END, "tabs\t\tand\n\nlines\r\n", "👩‍👩‍👧 \u202e \ufeff"):
         assert mini[1].decode(mini[1].encode_ordinary(text)) == text
@@ -87,7 +86,6 @@ def test_a_piece_of_the_data_is_one_token_in_every_script(pieces):
 
 
 def test_python_and_tiktoken_find_the_same_pieces_in_texts_of_any_characters():
-    """Letters, marks, digits, signs, spaces, controls, unassigned ones: each piece is one token."""
     kinds, rng = {}, random.Random(0)
     for c in rng.sample(range(sys.maxunicode + 1), 100_000):
         kinds.setdefault(unicodedata.category(chr(c)), []).append(chr(c))
@@ -167,7 +165,7 @@ def write_tofu(folder, authors=10):
              "world_facts_perturbed": rows("a fact", 4),
              "real_authors_perturbed": rows("an author", 5)}
     for name, some in files.items():
-        (folder / f"{name}.json").write_text("".join(json.dumps(r) + "\n" for r in some))
+        write_rows(folder / f"{name}.json", some)
     return folder
 
 

@@ -205,7 +205,6 @@ def stub(rows, **answers):
 
 
 def test_measure_is_worked_out_row_by_row():
-    """Losses, wrong answers of different number, the answer's own ROUGE; each row its own."""
     model, tokenizer = stub(ROWS, sails=" Zoe sails it. Bob Bob")
     m = measuring.measure(model, tokenizer, ROWS)
     tokens = lambda answer: tokenizer.encode_ordinary(" " + answer)

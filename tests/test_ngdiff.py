@@ -108,8 +108,6 @@ def test_micro_batched_gradient_is_the_whole_batchs(size):
 
 
 def test_micro_batches_add_up_in_one_gradient():
-    """However many parts: one list of gradients is made. A loss that is only looked at makes no
-    graph."""
     x, seen, modes = torch.randn(5, requires_grad=True), [], []
 
     def part():
@@ -391,10 +389,15 @@ def test_autolr_settles_in_the_same_place_from_any_first_guess(first):
     assert len(fits) < 30 and fits[-1].status == "fit"
 
 
+def on_a_line(loss, at=0.0, dtype=torch.float64):
+    """What a fit takes: a loss's functions, x, d = 1 and the loss at x. Its probes lie behind, at
+    x + lr, and ahead, at x - lr."""
+    x = torch.full((1,), at, dtype=dtype)
+    return [lambda: loss(x).sum()], [x], [torch.ones_like(x)], float(loss(x).sum())
+
+
 def fit_of(loss, lr=0.1, dtype=torch.float64):
-    """One fit at x = 0 along d = 1: the probes are at x = lr (behind) and x = -lr (ahead)."""
-    x = torch.zeros(1, dtype=dtype)
-    return ngdiff.fit_lr(lambda: loss(x).sum(), [x], [torch.ones_like(x)], float(loss(x).sum()), lr)
+    return ngdiff.fit_lr(*on_a_line(loss, dtype=dtype), lr)
 
 
 @pytest.mark.parametrize("lr, expected", [(0.8, 1.0), (1.5, 1.0), (0.1, 0.2), (4.0, 2.0)])
@@ -453,18 +456,12 @@ def test_only_a_fit_settles_and_only_within_15_per_cent(monkeypatch, max_fits, n
     assert len(fits) == n and lr == fits[-1].lr == pytest.approx(lr_after)
 
 
-def start(loss, lr):
-    x = torch.zeros(1, dtype=torch.float64)
-    return ngdiff.autolr(lambda: loss(x).sum(), [x], [torch.ones_like(x)], float(loss(x).sum()),
-                         lr, ngdiff.FITS_AT_START)
-
-
 @pytest.mark.parametrize("loss", [lambda x: 0 * x, lambda x: x, lambda x: -x**2 + x,
                                   lambda x: x**2 - x, lambda x: x.abs()])
 @pytest.mark.parametrize("lr", [1e-10, 1e-3, 1e4])
 def test_a_start_that_finds_no_parabola_says_so_and_keeps_the_given_lr(loss, lr):
     """After 60 fits: of a flat, a linear, a concave loss, one that only rises, one with a kink."""
-    rate, fits = start(loss, lr)
+    rate, fits = ngdiff.autolr(*on_a_line(loss), lr, ngdiff.FITS_AT_START)
     assert (fits[-1].status, fits[-1].lr, rate) == ("not settled", lr, lr)
     assert len(fits) == ngdiff.FITS_AT_START
     low, high = ngdiff.LR_RANGE
@@ -475,7 +472,7 @@ def test_a_start_that_finds_no_parabola_says_so_and_keeps_the_given_lr(loss, lr)
 def test_a_first_guess_outside_the_range_is_refused(lr):
     """lr outside LR_RANGE, or no number, is a ValueError."""
     with pytest.raises(ValueError):
-        start(lambda x: x**2, lr)
+        ngdiff.autolr(*on_a_line(lambda x: x**2), lr, ngdiff.FITS_AT_START)
 
 
 def thirteen_sizes():
@@ -548,8 +545,7 @@ def test_a_step_is_its_pieces_in_order(method, adam, lazy):
 
 
 def test_the_docstrings_lines_unlearn_a_module_that_is_no_language_model():
-    """A classifier that knows 60 points by heart forgets 10 of them and keeps the others. The lines
-    are run as ngdiff.py's docstring has them."""
+    """A classifier that knows 60 points by heart forgets 10 of them and keeps the others."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 4))
     points, labels = torch.randn(60, 8), torch.randint(4, (60,))
@@ -603,7 +599,6 @@ def test_the_callers_grad_is_not_counted_in_and_is_emptied():
 
 @pytest.mark.parametrize("form", ["list", "twice", "generator", "probe_on"])
 def test_a_parameter_given_twice_moves_once_and_a_generator_of_losses_is_not_used_up(form):
-    """Any iterable of parameters, a function or an iterable of functions: the same step."""
     model, L_R, L_F = linear()
     params = [*model.parameters()] * 2 if form == "twice" else model.parameters()
     retain = (loss for loss in [L_R]) if form == "generator" else [L_R]
@@ -683,17 +678,15 @@ def test_reach_is_the_first_place_at_which_the_parabola_has_risen_by_room(slope,
 @pytest.mark.parametrize("steps", [1, 10])
 def test_a_budget_is_used_up_after_as_many_steps_as_follow_a_fit(first, steps):
     """x^2 from 1, falling along d = 1 and rising again: 1 + 0.21 at x = -1.1. From any guess."""
-    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    lr, fits = ngdiff.autolr([lambda: (x ** 2).sum()], [x], [torch.ones_like(x)], 1.0, first,
-                             max_fits=ngdiff.FITS_AT_START, room=0.21, steps=steps)
+    lr, fits = ngdiff.autolr(*on_a_line(lambda x: x ** 2, 1.0), first, ngdiff.FITS_AT_START,
+                             room=0.21, steps=steps)
     assert fits[-1].status == "fit" and lr == pytest.approx(2.1 / steps)
-    assert all(0.25 <= b.lr / b.probed <= 4 for b in fits) and x.item() == 1
+    assert all(0.25 <= b.lr / b.probed <= 4 for b in fits)
 
 
 def test_a_budgets_fit_looks_as_far_ahead_as_the_steps_that_follow_it_go():
     """x^4 from 1: the parabola of three losses depends on how far apart they are."""
-    x = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    fit = ngdiff.fit_budget([lambda: (x ** 4).sum()], [x], [torch.ones_like(x)], 1.0, 0.05, 0.1, 10)
+    fit = ngdiff.fit_budget(*on_a_line(lambda x: x ** 4, 1.0), 0.05, 0.1, 10)
     slope, curvature = ngdiff.parabola(1.5 ** 4, 1.0, 0.5 ** 4, 0.5)
     assert (fit.probed, fit.slope, fit.curvature) == pytest.approx((0.05, slope, curvature))
     assert fit.lr == pytest.approx(ngdiff.reach(slope, curvature, 0.1) / 10)
@@ -705,20 +698,17 @@ def test_a_budgets_fit_looks_as_far_ahead_as_the_steps_that_follow_it_go():
     (-0.1, -1.0, 0.25, "no descent"), (0.0, 0.0, 0.25, "no descent"),
     (0.1, math.inf, 0.125, "not finite")])
 def test_without_room_a_budgets_fit_goes_to_the_lowest_place_or_closer(room, start, lr, status):
-    x = torch.full((1,), start, dtype=torch.float64, requires_grad=True)
-    fit = ngdiff.fit_budget([lambda: (x ** 2).sum()], [x], [torch.ones_like(x)], start**2, 0.5,
-                            room, 1)
+    fit = ngdiff.fit_budget(*on_a_line(lambda x: x ** 2, start), 0.5, room, 1)
     assert (fit.status, fit.lr) == (status, pytest.approx(lr))
 
 
-@pytest.mark.parametrize("adam", [False, True])
-def test_the_watched_loss_stays_near_its_budget_where_the_paper_s_rule_does_not(adam):
-    """Noisy retain batches, 200 steps. State, made again from its own contents after each step,
-    keeps the loss before the first step."""
+def test_the_watched_loss_stays_near_its_budget_where_the_papers_rule_does_not():
+    """Noisy retain batches. State, made again from its own contents after each step, keeps the loss
+    before the first step."""
     def highest(**given):
         torch.manual_seed(0)
-        x, state, seen = torch.zeros(20, requires_grad=True), State(adam=adam), []
-        for _ in range(200):
+        x, state, seen = torch.zeros(20, requires_grad=True), State(), []
+        for _ in range(100):
             noise, whole = torch.randn(20), lambda: 3 + (x ** 2).sum()
             numbers = ngdiff.step(lambda: ((x - noise) ** 2).sum(), lambda: -x.sum(), [x], state,
                                   probe_on=whole if given else None, **given)
@@ -730,16 +720,14 @@ def test_the_watched_loss_stays_near_its_budget_where_the_paper_s_rule_does_not(
     assert 0.25 < highest(memory=0.9, budget=0.5) < 1 and highest() > 1
 
 
-@pytest.mark.parametrize("given, words", [
-    ({"memory": 1.0}, "^memory 1"), ({"memory": -0.1}, "^memory"), ({"budget": -1}, "^budget -1"),
-    ({"budget": math.nan}, "^budget nan"), ({"budget": 0}, "^budget 0"),
-    ({"budget": 0.1}, "^budget .*probe_on"),
-    ({"budget": 0.1, "lazy": 0}, "^budget .*lazy"),
-    ({"budget": 0.1, "method": "ga"}, "^budget .*lazy")])
-def test_a_memory_or_budget_that_cannot_be_kept_is_refused(given, words):
+@pytest.mark.parametrize("given", [
+    {"memory": 1.0}, {"memory": -0.1}, {"budget": math.nan}, {"budget": 0},
+    {"budget": 0.1, "probe_on": None}, {"budget": 0.1, "lazy": 0},
+    {"budget": 0.1, "method": "ga"}])
+def test_a_memory_or_budget_that_cannot_be_kept_is_refused(given):
     model, L_R, L_F = linear()
-    refused(ValueError, words, L_R, L_F, [*model.parameters()],
-            probe_on=L_R if "lazy" in given or "method" in given else None, **given)
+    refused(ValueError, f"^{next(iter(given))} ", L_R, L_F, [*model.parameters()],
+            **{"probe_on": L_R, **given})
 
 
 def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
@@ -761,29 +749,21 @@ def test_sparse_gradients_work():
     assert results[0] == results[1] and torch.equal(dense.weight, sparse.weight)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize("hook", [False, True])
-def test_a_reentrant_checkpoint_changes_nothing_or_is_refused(frozen, hook):
-    """Behind an embedding, trained or frozen, whose output is made to require a gradient or not."""
+def test_a_reentrant_checkpoint_changes_nothing_or_is_refused():
+    """It loses the gradients of its own parameters where no input requires a gradient."""
     def after_step(call):
         torch.manual_seed(0)
-        modules = embedding, block, head = [torch.nn.Embedding(7, 4), torch.nn.Linear(4, 4),
-                                            torch.nn.Linear(4, 1)]
-        embedding.requires_grad_(not frozen)
-
-        def loss(row):
-            x = embedding(torch.tensor(row))
-            return head(call(block, x.requires_grad_() if hook else x)).pow(2).mean()
-        params = [p for module in modules for p in module.parameters()]
-        ngdiff.step(lambda: loss(1), lambda: loss(2), params, State())
-        return torch.cat([p.detach().flatten() for p in params])
+        block = torch.nn.Linear(4, 4)
+        ngdiff.step(lambda: call(block, x).pow(2).mean(), lambda: call(block, -x).mean(),
+                    block.parameters(), State())
+        return block.weight
     # checkpoint(use_reentrant=True) is this; but it would load torch's compiler.
     checkpointed = lambda block, x: CheckpointFunction.apply(block, True, x)
-    if frozen and not hook:
-        with pytest.raises(UserWarning, match="None of the inputs have requires_grad"):
-            after_step(checkpointed)
-    else:
-        assert torch.equal(after_step(checkpointed), after_step(lambda block, x: block(x)))
+    x = torch.ones(4)
+    with pytest.raises(UserWarning, match="None of the inputs have requires_grad"):
+        after_step(checkpointed)
+    x.requires_grad_()
+    assert torch.equal(after_step(checkpointed), after_step(lambda block, x: block(x)))
 
 
 # ---- what step refuses
@@ -819,7 +799,6 @@ def test_nothing_moves_where_a_step_is_refused():
 
 @pytest.mark.parametrize("name", ["retain", "forget", "probe_on"])
 def test_a_loss_that_is_none_is_refused_by_its_name(name):
-    """An empty list, a tensor, a loss with an extra, of shape (1,), of no parameter."""
     model, L_R, L_F = linear()
     wrong = [("neither a function", x) for x in ([], L_R(), [L_R()], iter([]))] + [
         ("is tuple", lambda: (L_R(), 1)), ("is float", lambda: 1.0),
@@ -848,7 +827,6 @@ def test_parameters_that_step_cannot_move_are_refused(params, words):
 @pytest.mark.parametrize("frozen", [(), (0,), (1,)])
 @pytest.mark.parametrize("share", [lambda a: a, lambda a: a[1:], lambda a: a.T])
 def test_parameters_that_share_memory_are_refused(frozen, share):
-    """Also a view of a part, and also where one of them is frozen: it would move all the same."""
     a, b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
     b.weight.data = share(a.weight.data)
     for i in frozen:
@@ -858,7 +836,6 @@ def test_parameters_that_share_memory_are_refused(frozen, share):
 
 
 def test_parameters_side_by_side_in_one_storage_are_moved():
-    """Views without overlap, empty ones, and frozen ones that share memory among themselves."""
     flat = torch.randn(10)
     params = [flat[5:], flat[:5], flat[5:5], torch.ones(2), torch.ones(2)]
     params = [p.detach().requires_grad_(i < 3) for i, p in enumerate(params)]
@@ -870,8 +847,6 @@ def test_parameters_side_by_side_in_one_storage_are_moved():
 @pytest.mark.parametrize("now", [(0, 1, 2), (0, 1), (0, 2), (1,), (1, 3)])
 @pytest.mark.parametrize("adam", [True, False])
 def test_adams_moments_of_other_parameters_are_refused(now, adam):
-    """Of three layers of one shape and a larger one, the second and third moved until now. The
-    running mean of g_R too."""
     layers = [torch.randn(n, requires_grad=i in (1, 2)) for i, n in enumerate((3, 3, 3, 4))]
     losses = [lambda: sum((x @ x).sum() for x in layers), lambda: sum(x.sum() for x in layers)]
     state = State(adam=adam)

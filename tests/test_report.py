@@ -37,7 +37,6 @@ def test_each_measure_says_what_a_good_model_has(measures, ideal):
 @pytest.mark.parametrize("name, ideal, over, under", [
     ("membership_auc", "0.5", "below", "above"), ("privleak", "0", "above", "below")])
 def test_membership_measures_say_on_which_side_too_much_is_forgotten(name, ideal, over, under):
-    """What they say is what metrics.py gives for a forget set that looks stranger than unseen."""
     assert report.aim(name).split(";")[0] == ideal
     assert over in report.aim(name) and under not in report.aim(name)
     auc = metrics.membership_auc([3.0, 4.0], [1.0, 2.0])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import data
-from conftest import Stub
+from conftest import Stub, write_rows
 from harness import measuring, sources
 from test_data import write_tofu
 
@@ -120,11 +120,6 @@ OWN = [{"set": "retain", "question": "Who bakes?", "answer": "Bob.",
         "perturbed_answer": ["Chile"]},
        {"set": "retain", "question": "Who sails?", "answer": "Zoe."},
        {"set": "holdout", "question": "Who rows?", "answer": "Max."}]
-
-
-def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
 
 
 def changed(path, line, change):

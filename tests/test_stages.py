@@ -39,7 +39,7 @@ def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, 
     """Stopped while the second model is trained, while a file is moved into its place, while
     unlearning and while measuring; the wall clock is set back by a year meanwhile."""
     clock, cache, out = time.time(), tmp_path / "cache", tmp_path / "out"
-    for module, name, count in ((train, "adamw", 20), (os, "replace", 6),
+    for module, name, count in ((train, "adamw", 60), (os, "replace", 6),
                                 (ngdiff, "update", 9), (measuring, "summary", 2)):
         with monkeypatch.context() as patch:
             interrupt_at(patch, module, name, count)
@@ -54,9 +54,10 @@ def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, 
     assert kept["ngdiff"], "a larger --steps goes on from there"
 
 
-@pytest.mark.parametrize("words", ["--optimizer adam --lazy 0", "--batch 9 --budget 0.1 --lazy 1"])
+@pytest.mark.parametrize("words", ["--optimizer adam --lazy 0", "--batch 9 --budget 0.1 --lazy 1",
+                                   "--level --lr 1e-3"])
 def test_what_a_method_remembers_goes_on_too(plain, tmp_path, monkeypatch, words):
-    """Adam's moments; the running mean, and the watched loss before the first step."""
+    """Adam's moments; the running mean, and the watched loss before the first step; the levels."""
     run = ready(tmp_path, *words.split(), "--steps", 3)
     target = train.train_both(ready(plain[0]))["target"]
     whole = train.unlearned(run._replace(config=replace(run.config, cache="")), target)
@@ -98,7 +99,6 @@ def test_a_finished_cache_that_is_read_only_is_enough(plain, tmp_path, monkeypat
 
 
 def test_damaged_files_are_named_and_made_again(plain, tmp_path, capsys):
-    """Every file of the cache, each damaged in another way."""
     cache, out = tmp_path / "cache", tmp_path / "out"
     damages = (lambda b: b[:len(b) // 2], lambda b: b"", lambda b: b"not a state",
                lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:],

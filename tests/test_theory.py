@@ -24,7 +24,7 @@ SMALLER = {     # arguments that make a script's claims() faster
     "improvement_cone": dict(ratios=tuple(np.geomspace(1e-3, 1e3, 7)),
                              angles=tuple(np.radians(np.arange(2.5, 180, 5))), n_adam=200),
     "monotone": dict(n_points=10), "settling": dict(steps=100), "micro_batches": dict(n=100),
-    "parabola": dict(n_points=20), "noise": dict(n=50, n_runs=1), "level": dict(n=1)}
+    "parabola": dict(n_points=20), "noise": dict(n=20, n_runs=1), "level": dict(n=1)}
 SCRIPTS = [name for name in NAMES if name != "on_a_gpt"]      # that needs the trained model
 
 
@@ -60,7 +60,6 @@ def test_front_is_where_the_formula_says():
 
 @pytest.mark.usefixtures("in_this_process")
 def test_the_slices_of_a_run_are_train_pys_own_steps(plain, tmp_path, monkeypatch):
-    """At two moments of a small run, whose target is read from its cache."""
     monkeypatch.setattr(on_a_gpt, "MOMENTS", (0, 10))
     monkeypatch.setattr(train, "adamw", None)
     slices = on_a_gpt.measured_run((*SMALL, "--cache", str(plain[0]), "--out", str(tmp_path)))

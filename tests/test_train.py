@@ -15,7 +15,7 @@ import data
 import metrics
 import ngdiff
 import train
-from conftest import SMALL, go, ready, rows
+from conftest import go, ready, rows, write_rows
 from harness import flags, measuring, names, processes, report, weights
 from tests import kills
 
@@ -111,8 +111,6 @@ def test_a_run_that_has_no_direction_left_says_so(plain, tmp_path, no_drawing, m
 
 @pytest.mark.parametrize("kind", ["plain", "npo", "level"])
 def test_the_parts_of_every_process_and_micro_batch_add_up(plain, target, monkeypatch, kind):
-    """Rows of unequal length weigh by their answer tokens (npo's: each the same), however a batch
-    is split, for every loss that can stand in the forget loss's place."""
     run = ready(plain[0], "--method", "npo" if kind == "npo" else "ngdiff")
     examples = run.examples["forget"] + run.examples["retain"][:6]
     run.config.level = kind == "level"
@@ -205,20 +203,7 @@ def test_each_forget_row_of_a_batch_comes_with_its_own_reference(plain):
     assert len(seen) == min(len(examples), run.config.batch) and seen != sorted(seen)
 
 
-def test_a_run_with_the_level_that_is_interrupted_between_two_measurements_ends_as_if_not(
-        plain, target):
-    run, stages = ready(plain[0], "--level", "--lr", "1e-3"), []
-    for ends in ((12,), (7, 12)):
-        stage = train.Stage("ngdiff", 0, copy.deepcopy(target))
-        for stage.steps in ends:
-            train.unlearn(stage, target, run.examples, run.config)
-        stages.append(stage)
-    assert all(map(torch.equal, *(stage.model.parameters() for stage in stages)))
-    assert stages[0].log == stages[1].log
-
-
 def test_with_the_level_steps_shorten_as_the_rows_come_near(plain, target, monkeypatch):
-    """The learning rate goes with the rows' distance, root mean square, at the step before."""
     run = ready(plain[0], "--level", "--steps", "9", "--lazy", "0", "--lr", "1e-3")
     monkeypatch.setattr(train, "NEAR", 1e-4)
     assert {row["lr"] for row in unlearn(target, run).log} == {1e-3}, "still far from the levels"
@@ -251,18 +236,16 @@ def test_questions_on_forgotten_texts_are_learned_and_in_no_unlearning_batch(
 
 
 def test_one_file_of_ones_own_rows_is_enough(tmp_path, no_drawing):
-    """With and without a holdout set, wrong answers and paraphrases."""
     rows_of = lambda name, n: [{"set": name, "question": f"Who is {name} {i}?",
                                 "answer": f"Nobody but {i}."} for i in range(n)]
-    own, path = rows_of("retain", 12) + rows_of("forget", 9), tmp_path / "own.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in own), "utf-8")
+    own = rows_of("retain", 12) + rows_of("forget", 9)
+    path = write_rows(tmp_path / "own.jsonl", own)
     keys = {f"{name}_{k}" for name in ("forget", "retain") for k in ("loss", "prob", "rouge")}
     code, results = go(tmp_path / "c", tmp_path / "a", base=["--data", str(path), *TINIEST])
     assert code == 0 and set(results["models"]["ngdiff"]) == keys
     for row in own[11:]:
         row |= {"paraphrased_answer": "No one.", "perturbed_answer": ["He.", "She is."]}
-    own += rows_of("holdout", 9)
-    path.write_text("".join(json.dumps(row) + "\n" for row in own), "utf-8")
+    write_rows(path, own + rows_of("holdout", 9))
     code, results = go(tmp_path / "c", tmp_path / "b", "--level",
                        base=["--data", str(path), *TINIEST])
     assert code == 0 and set(results["models"]["ngdiff"]) - {"privleak"} == keys | {
@@ -273,67 +256,44 @@ def test_one_file_of_ones_own_rows_is_enough(tmp_path, no_drawing):
 # ---- several processes, bfloat16, published weights, too little memory
 
 @pytest.mark.skipif(kills.FORK is None, reason="processes are forked")
-def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch):
-    """Training, both gradients, the level and AutoLR's losses, summed over gloo, in processes that
-    have what torchrun gives them."""
-    words = ["--level", "--epochs", "2", "--steps", "3"]
+def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch, no_drawing):
+    words, started = ["--level", "--epochs", "2", "--steps", "3"], []
+    assert go(tmp_path / "one_cache", tmp_path / "one", *words)[0] == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
-    started = []
-    with monkeypatch.context() as patch:
-        patch.setattr(report, "curves", lambda *_: None)
-        patch.setattr(report, "png", lambda *_: b"")
-        started.append(kills.start(tmp_path / "one", *words))
-        for rank in "01":
-            for name, value in dict(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE="2",
-                                    MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)).items():
-                patch.setenv(name, value)
-            started.append(kills.start(tmp_path / "two", *words))
+    for rank in "01":
+        for name, value in dict(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE="2",
+                                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)).items():
+            monkeypatch.setenv(name, value)                        # as torchrun does
+        started.append(kills.start(tmp_path, *words))
     for process in started:
         process.join(300)
-    printed = [(tmp_path / name / "printed").read_text("utf-8") for name in ("one", "two")]
-    assert [process.exitcode for process in started] == [0, 0, 0], printed
-    assert [text.count("stopped") for text in printed] == [1, 1], "the first of two speaks alone"
-    one, two = (rows(tmp_path / name / "out/log.csv") for name in ("one", "two"))
+    printed = (tmp_path / "printed").read_text("utf-8")
+    assert [process.exitcode for process in started] == [0, 0], printed
+    assert printed.count("stopped") == 1, "the first of two speaks alone"
+    one, two = (rows(tmp_path / name / "log.csv") for name in ("one", "out"))
     assert len(one) == len(two) == 3
     for a, b in zip(one, two):
         for key in set(report.LOG_COLUMNS) - {"status"}:
             assert (a[key] == b[key] == "") or float(b[key]) == pytest.approx(
                 float(a[key]), rel=1e-3, abs=1e-6), (a["step"], key)
-    assert sorted(p.name for p in (tmp_path / "two/out").iterdir()) == sorted(flags.OUTPUTS)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(flags.OUTPUTS)
 
 
 def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monkeypatch):
     """A small step's change of the loss drowns in bfloat16; float32 losses resolve it."""
-    run = ready(plain[0], "--dtype", "bfloat16")
-    exact, model = replace(run.config, dtype="float32"), copy.deepcopy(target)
-    params = list(model.parameters())
-    batches = train.micro_batches(run.examples["retain"][:8], run.config)
-    coarse, fine = (train.loss_functions(model, batches, c) for c in (run.config, exact))
-    assert all(g.dtype == torch.float32 for g in ngdiff.loss_and_grad(coarse, params)[1])
-    _, true = ngdiff.loss_and_grad(fine, params)
-    slope = sum(float((g * g).sum()) for g in true)
-
-    def error(losses):
-        """Mean over eight widths: one sample of rounding noise may happen to be small."""
-        pairs = [(ngdiff.probe(losses, params, true, i * 2e-6), i * 2e-6) for i in range(4, 12)]
-        return sum(abs(ngdiff.parabola(minus, 0, plus, lr)[0] / slope - 1)
-                   for (minus, plus), lr in pairs) / len(pairs)
-    assert error(fine) < 1e-2 and 3 * error(fine) < error(coarse)
-    seen, step = [], ngdiff.step
-    plainly = unlearn(model, run, steps=2, dtype="float32")
+    run, seen, step = ready(plain[0], "--dtype", "bfloat16"), [], ngdiff.step
+    exact = unlearn(target, run, steps=2, dtype="float32").log
     monkeypatch.setattr(ngdiff, "step", lambda *a, **k: (
-        seen.append([ngdiff.loss_only(x[0]) for x in (a[0], k["probe_on"])]) or step(*a, **k)))
-    after = unlearn(model, run, steps=2)
-    assert seen[0][0] != seen[0][1], "the passes are in bfloat16, the probes are not"
-    for a, b in zip(after.log, plainly.log):
-        assert a["loss_retain"] == pytest.approx(b["loss_retain"], rel=0.02)
+        seen.append([ngdiff.loss_only(x) for x in (a[0], k["probe_on"])]) or step(*a, **k)))
+    log = unlearn(target, run, steps=2).log
+    assert seen[0][1] == exact[0]["loss_retain"] != seen[0][0]
+    assert [x["loss_retain"] for x in log] == pytest.approx(
+        [x["loss_retain"] for x in exact], rel=0.02)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, monkeypatch, dtype):
+def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, monkeypatch):
     """Rows of its own, by the seed, in float32; and each step takes the running mean."""
     run, seen, step = ready(plain[0]), [], ngdiff.step
 
@@ -343,7 +303,7 @@ def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, 
         seen.append((rows, types, given["memory"], given["budget"]))
         return step(retain, forget, *args, **given)
     monkeypatch.setattr(ngdiff, "step", watch)
-    log = unlearn(target, run, steps=11, batch=4, budget=0.5, dtype=dtype).log
+    log = unlearn(target, run, steps=11, batch=4, budget=0.5, dtype="bfloat16").log
     (first, *_), *later = seen
     assert sum(map(len, first)) == len(run.examples["retain"][:train.WATCHED])
     assert all(torch.equal(x, y) for rows, *_ in later for x, y in zip(first, rows, strict=True))
@@ -359,23 +319,17 @@ def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, 
     assert seen == [([], set(), 0, None)]
 
 
-def test_published_weights_are_where_both_models_start(plain, tmp_path, monkeypatch):
-    tokenizer, published = ready(plain[0]).tokenizer, train.gpt.GPT(train.gpt.GPTConfig(9, 64, 1))
-    monkeypatch.setattr(weights, "initial_model", lambda config, rows: (
-        tokenizer, {"gpt2.bin": published}[config.init]))
-    (tmp_path / "gpt2.bin").touch()
-    monkeypatch.chdir(tmp_path)
-    run = ready(tmp_path, base=["--init", "gpt2.bin"])
+def test_both_models_start_from_a_copy_of_the_initial_one(plain):
+    run = ready(plain[0])
     for title in ("target", "retrain"):
-        model = train.training_stage(run, title, 1).model
-        assert model is not published
-        assert all(map(torch.equal, model.parameters(), published.parameters()))
+        for ours, initial in zip(train.training_stage(run, title, 1).model.parameters(),
+                                 run.initial.parameters()):
+            assert ours is not initial and torch.equal(ours, initial)
 
 
 @pytest.mark.parametrize("steps, said", [(5, "loss_retain nan, loss_forget nan"),
                                          (1, "measuring.* nan.*--lr")])
 def test_numbers_that_run_away_stop_the_run(plain, tmp_path, capsys, monkeypatch, steps, said):
-    """While unlearning, or, after the last step, while measuring."""
     monkeypatch.setattr(ngdiff, "update", lambda params, d, lr: [
         p.data.fill_(float("nan")) for p in params])
     cache = shutil.copytree(plain[0], tmp_path / "cache")

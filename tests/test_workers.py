@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointFunction
 
 import data
 import ngdiff
@@ -15,14 +15,6 @@ from model import GPT, GPTConfig
 from train import Config
 
 CPU = Config(device="cpu")
-
-
-@pytest.fixture
-def threads():
-    """A function that sets the number of torch's threads, and so of workers, for this test."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def setup(n_rows=24):
@@ -62,7 +54,7 @@ def unlearned(n):
 
 
 @pytest.mark.parametrize("run", [trained, unlearned])
-def test_ten_steps_do_not_depend_on_the_number_of_workers(threads, run):
+def test_ten_steps_do_not_depend_on_the_number_of_workers(run):
     """Beyond rounding. The same number of workers gives the same bits."""
     (one, p), (two, q) = run(1), run(2)
     assert one == pytest.approx(two, rel=1e-5) and one != two, "two workers were at work"
@@ -73,8 +65,8 @@ def test_ten_steps_do_not_depend_on_the_number_of_workers(threads, run):
         assert all(torch.equal(a, b) for a, b in zip(p, q)), f"{n} workers"
 
 
-def test_shares_are_equal_and_hold_every_row_once(threads):
-    threads(4)
+def test_shares_are_equal_and_hold_every_row_once():
+    torch.set_num_threads(4)
     _, rows = setup(200)
     batches = train.micro_batches(rows, CPU)
     sizes = [len(b.labels) for b in (batch.rows for batch in batches)]
@@ -84,21 +76,21 @@ def test_shares_are_equal_and_hold_every_row_once(threads):
     assert len(train.micro_batches(rows[:20], CPU)) == 2, "not fewer than 8 rows a worker"
 
 
-def test_with_one_worker_each_micro_batch_is_a_loss_as_it_is(threads):
+def test_with_one_worker_each_micro_batch_is_a_loss_as_it_is():
     """With one thread, on a GPU ("meta" stands for it), for a large model, with --micro_batch."""
-    threads(2)
+    torch.set_num_threads(2)
     model, rows = setup()
     assert len(losses_of(model, rows)) == 1
     assert len(losses_of(model, rows, replace(CPU, micro_batch=10))) == 3
     for n, layer in ((2, torch.nn.Linear(4096, 4096)), (1, torch.nn.Linear(3, 3)),
                      (2, torch.nn.Linear(3, 3, device="meta"))):
-        threads(n)
+        torch.set_num_threads(n)
         losses = workers.shared(lambda *args: args, layer, [0, 1, 2], "rest")
         assert [loss() for loss in losses] == [(layer, i, "rest") for i in range(3)]
 
 
-def test_every_worker_has_a_share_of_the_threads_and_the_caller_keeps_its_own(threads):
-    threads(5)
+def test_every_worker_has_a_share_of_the_threads_and_the_caller_keeps_its_own():
+    torch.set_num_threads(5)
     barrier = threading.Barrier(2)
 
     def look(job):
@@ -107,8 +99,8 @@ def test_every_worker_has_a_share_of_the_threads_and_the_caller_keeps_its_own(th
     assert workers.side_by_side(look, [0, 1], 2) == [2, 2] and torch.get_num_threads() == 5
 
 
-def test_an_error_in_a_worker_comes_out_and_no_thread_is_left_at_work(threads):
-    threads(2)
+def test_an_error_in_a_worker_comes_out_and_no_thread_is_left_at_work():
+    torch.set_num_threads(2)
     model, ended = torch.nn.ParameterList([torch.ones(3)]), []
 
     def loss(model, batch):
@@ -126,8 +118,8 @@ def test_an_error_in_a_worker_comes_out_and_no_thread_is_left_at_work(threads):
     assert float(value) == 6 and grad.tolist() == [4, 4, 4]
 
 
-def test_a_probe_restores_the_parameters_and_makes_no_graph(threads):
-    threads(2)
+def test_a_probe_restores_the_parameters_and_makes_no_graph():
+    torch.set_num_threads(2)
     (model, rows), modes = setup(), []
     params, batches = list(model.parameters()), train.micro_batches(rows, CPU)
 
@@ -145,17 +137,17 @@ def test_a_probe_restores_the_parameters_and_makes_no_graph(threads):
     assert two[0]().requires_grad and modes[10:] == 2 * [True]
 
 
-def test_parameters_of_every_kind_get_the_gradient_of_all_shares(threads):
+def test_parameters_of_every_kind_get_the_gradient_of_all_shares():
     """Autograd hands out one tensor for a and b, and an expanded one for c; e is seen only through
     a reentrant checkpoint; one is out of reach, and one frozen. No worker leaves a trace."""
-    threads(2)
+    torch.set_num_threads(2)
     names = "a", "b", "c", "e", "out", "frozen"
     model = torch.nn.ParameterDict({name: torch.ones(2) for name in names})
     model["frozen"].requires_grad_(False)
 
     def loss(model, factor):
-        seen = checkpoint(lambda x: x * model["e"], torch.ones(2, requires_grad=True),
-                          use_reentrant=True)
+        seen = CheckpointFunction.apply(lambda x: x * model["e"], True,
+                                        torch.ones(2, requires_grad=True))
         assert not model["frozen"].requires_grad
         return factor * ((model["a"] + model["b"] + model["frozen"]).prod() + model["c"].sum()
                          + seen.sum())
@@ -168,11 +160,11 @@ def test_parameters_of_every_kind_get_the_gradient_of_all_shares(threads):
                     "frozen": None}
 
 
-def test_measured_losses_do_not_depend_on_the_number_of_workers(threads):
+def test_measured_losses_do_not_depend_on_the_number_of_workers():
     model, rows = setup(70)
     found = []
     for n in (1, 2, 4):
-        threads(n)
+        torch.set_num_threads(n)
         found.append(measuring.token_losses(model, rows))
         assert all(len(x) == len(e.tokens) - e.n_prompt for x, e in zip(found[-1], rows))
         assert all(x == pytest.approx(y, rel=1e-5) for x, y in zip(found[-1], found[0]))

@@ -118,8 +118,6 @@ def run_here(numbers, sample, path):
     """In a process of its own: write Variants.outcomes to `path`."""
     recorder.isolate(cpu=600)
     os.chdir(ROOT)
-    import torch
-    torch.set_num_threads(1)
     found = {n: a for n, a in assignments.load().items() if n in numbers}
     tests = {test.partition("[")[0] for a in found.values() for some in a.points.values()
              for test in some}
