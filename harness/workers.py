@@ -29,8 +29,15 @@ def count(model):
 
 @cache
 def pool(n, threads):
-    """n Python threads with `threads` torch threads each (torch counts them by Python thread)."""
-    return ThreadPoolExecutor(n, "worker", torch.set_num_threads, (threads,))
+    """n Python threads with `threads` torch threads each."""
+    return ThreadPoolExecutor(n, "worker", set_threads, (threads,))
+
+
+def set_threads(n):
+    """Give this Python thread n torch threads. At its first operation torch would give it as many
+    as any thread asked for last; asking for the number counts as an operation."""
+    torch.get_num_threads()
+    torch.set_num_threads(n)
 
 
 def side_by_side(function, jobs, n):

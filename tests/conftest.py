@@ -1,7 +1,6 @@
 """What several files use: a small run, made once, and commands in this process."""
 import csv
 import json
-import signal
 import types
 from pathlib import Path
 
@@ -29,9 +28,8 @@ def in_turn(function, jobs, workers, threads):
 
 
 def stay_here(patch):
-    """No process to start and no signal handler."""
+    """No process to start."""
     patch.setattr(processes, "side_by_side", in_turn)
-    patch.setattr(signal, "signal", lambda *_: None)
 
 
 @pytest.fixture

@@ -94,9 +94,17 @@ def test_every_worker_has_a_share_of_the_threads_and_the_caller_keeps_its_own():
     barrier = threading.Barrier(2)
 
     def look(job):
-        barrier.wait(10)                          # both at once
+        barrier.wait(300)                         # both at once
         return torch.get_num_threads()
     assert workers.side_by_side(look, [0, 1], 2) == [2, 2] and torch.get_num_threads() == 5
+
+
+def test_a_worker_keeps_its_threads_when_another_asks_for_more_before_it_begins():
+    """Or its first operations are split otherwise: other bits, now and then."""
+    ours, other = (workers.pool.__wrapped__(1, n) for n in (1, 3))
+    for pool in ours, other:                               # in turn: they begin, without torch
+        pool.submit(int).result()
+    assert [pool.submit(torch.get_num_threads).result() for pool in (ours, other)] == [1, 3]
 
 
 def test_an_error_in_a_worker_comes_out_and_no_thread_is_left_at_work():
