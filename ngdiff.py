@@ -87,7 +87,7 @@ class Numbers(NamedTuple):
 
 
 def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, probe_on=None,
-         total=None, memory=0.0, budget=None, scale=1.0):
+         total=None, memory=0.0, budget=None, approach=None):
     """One step of the paper's "Algorithm 1", or of another method: moves `params` in place.
 
     retain, forget: the losses, as the top of this file says; each must be deterministic. Enter
@@ -97,7 +97,8 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     probe_on: another retain loss for AutoLR (a second batch; or the same one in float32 if the
     passes run in bfloat16, which is too coarse for a fit). total: for several processes, each with
     its share of every loss: total(tensors) must sum each tensor of the list over them, in place.
-    memory: see `running_mean`. budget: in nats, see `fit_budget`. scale: this step's share of lr.
+    memory: see `running_mean`. budget: in nats, see `fit_budget`. approach: with level_objective, at
+    most this share of the way to the levels in one step, see `way`; None: lr decides alone.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
     gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
@@ -113,6 +114,8 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     grad_retain = running_mean(state.mean, grad_retain, memory)
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
     a, b = coefficients(method, numbers, c)
+    if approach is not None and numbers.loss_forget > 0:
+        raise ValueError(f"approach: the forget objective is {numbers.loss_forget:g}, above 0")
     fit = lazy and state.step % lazy == 0
     if fit:
         loss_0 = numbers.loss_retain if probe_on is None else loss_only(watched, total, "probe_on")
@@ -120,17 +123,18 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     if memory:
         remember(state, grad_retain, given)
     d = direction(grad_retain, grad_forget, a, b)
-    del grad_retain, grad_forget                  # d reuses grad_retain's memory
     if state.adam:
         d = adam_direction(d, *moments(state, given), state.step + 1)
+    most = math.inf if approach is None else approach * way(numbers.loss_forget, grad_forget, d)
+    del grad_retain, grad_forget                  # d reuses grad_retain's memory
     if fit:
         state.lr, fits = autolr(watched, params, d, loss_0, state.lr, total=total, steps=lazy,
                                 max_fits=1 if state.step else FITS_AT_START, room=room)
         fitted = dict(fits[-1]._asdict(), fits=len(fits), watched=loss_0, room=room)
         numbers = numbers._replace(**fitted)
-    update(params, d, state.lr * scale)
+    update(params, d, min(state.lr, most))
     state.step += 1
-    return numbers._replace(lr=state.lr * scale)
+    return numbers._replace(lr=min(state.lr, most))
 
 
 # --------------------------------------------------------------------------- two gradients
@@ -271,8 +275,7 @@ def level_objective(loss_rows, n_tokens, levels):
 
     loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; levels (B,):
     the loss that it is raised to, nats per token: that of a row that was never seen. Returns (B,):
-    the batch's objective is their sum divided by its number of answer tokens. (Or other shapes
-    that broadcast: train.py gives a row two levels.)
+    the batch's objective is their sum divided by its number of answer tokens.
 
     The distance is measured in logarithms. The gradient of a row that is known by heart is about as
     small as its loss l(x). Here it is multiplied by log(B_x / l(x)) / l(x), so in log l(x) all rows
@@ -280,6 +283,15 @@ def level_objective(loss_rows, n_tokens, levels):
     """
     # -n_x (log l(x) - log B_x)^2 / 2,  l(x) = loss_rows / n_x,  B_x = levels
     return -n_tokens * ((loss_rows / n_tokens).clamp(min=1e-7) / levels).log()**2 / 2
+
+
+def way(objective, grad_forget, d):
+    """The lr with which a step along d would change the distance x from the levels by x itself, if
+    it went on as it begins. objective: the level loss, -x^2 / 2; grad_forget: its gradient."""
+    # d does not shrink near the levels: at a fixed lr the rows would swing about them. The slope of
+    # the objective is -x dx/dlr, so x / |dx/dlr| = x^2 / |slope|.
+    slope = abs(five_numbers(0.0, d, 0.0, grad_forget).dot)
+    return -2 * objective / slope if slope else math.inf
 
 
 @torch.no_grad()

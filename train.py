@@ -28,9 +28,7 @@ from harness.stages import Stage
 
 METHODS = *ngdiff.METHODS, "npo"
 LEVEL_EVERY = 10     # steps between two measurements of the levels
-# With --level: steps shorten where the forget rows are nearer to their levels than this, root mean
-# square, in log l. NGDiff's d does not shrink with the gradients: it would circle the levels.
-NEAR = 1 / 3
+APPROACH = 1 / 4     # with --level: the share of the way to the levels that a step goes at most
 # With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
 # are watched.
 MEMORY, WATCHED = 0.9, 32
@@ -96,8 +94,8 @@ class MicroBatch(NamedTuple):
     rows: data.Batch
     n_tokens: int                  # labelled tokens of the whole batch
     n_rows: int                    # rows of the whole batch
-    reference: torch.Tensor        # for each row: its summed loss under the target model with npo,
-                                   # (B,); its two levels with --level, (B, 2); else None
+    reference: torch.Tensor        # (B,) a number a row: its summed loss under the target model
+                                   # with npo, its level with --level; else None
 
 
 def micro_batches(examples, config, reference=None):
@@ -134,15 +132,8 @@ def objective(model, batch, config):
     rows = losses.new_zeros(B * T).index_copy(0, at, losses).view(B, T)   # 0 where no token is
     if config.method == "npo":
         return ngdiff.npo_objective(rows.sum(1), batch.reference).sum() / batch.n_rows
-    # Each row has two levels: of its mean loss, and of the mean of its largest 40%. With the first
-    # alone, tokens that are still known by heart would make up for others that went too far.
     n_tokens = (at // T).bincount(minlength=B)                            # (B,)
-    n_worst = (measuring.WORST * n_tokens).floor().clamp(min=1)
-    among = torch.arange(T, device=at.device) < n_worst[:, None]
-    worst = (rows.sort(descending=True).values * among).sum(1) / n_worst
-    loss_rows = torch.stack((rows.sum(1), worst * n_tokens), 1)           # (B, 2)
-    found = ngdiff.level_objective(loss_rows, n_tokens[:, None], batch.reference)
-    return found.sum() / (2 * batch.n_tokens)
+    return ngdiff.level_objective(rows.sum(1), n_tokens, batch.reference).sum() / batch.n_tokens
 
 
 def loss_functions(model, batches, config):
@@ -204,12 +195,10 @@ def unlearn(stage, target, examples, config):
     rows = next(data.shuffled(len(examples["retain"]), WATCHED, f"watched {config.seed}"))
     watched = micro_batches([examples["retain"][i] for i in rows], config) if config.budget else []
     for step in range(stage.step, stage.steps):
-        measured, off = {}, NEAR
+        measured = {}
         if config.level and step % LEVEL_EVERY == 0:
             measured = measuring.level(model, examples, config.seed)
             reference[:] = torch.tensor(measured["levels"])
-        if config.level and step:              # how far from their levels the rows were, see NEAR
-            off = (-2 * stage.log[-1]["loss_forget"])**0.5
         retain, forget = next(batches)
         try:
             numbers = ngdiff.step(
@@ -217,7 +206,8 @@ def unlearn(stage, target, examples, config):
                 params, state, method=method, c=c, lazy=config.lazy, total=total,
                 memory=MEMORY if config.budget else 0, budget=config.budget or None,
                 probe_on=loss_functions(model, watched or retain, exact)
-                if config.budget or config.dtype != "float32" else None, scale=min(1, off / NEAR))
+                if config.budget or config.dtype != "float32" else None,
+                approach=APPROACH if config.level else None)
         except ngdiff.Stationary as e:
             stage.stopped = f"at step {step}: {e}"
             stage.save(step, vars(state))
@@ -231,7 +221,7 @@ def references(target, examples, log, config):
     change in the course of a run. None: no objective needs them."""
     if config.method == "npo":
         return torch.tensor([x.sum() for x in measuring.token_losses(target, examples["forget"])])
-    found = [row["levels"] for row in log if "levels" in row] or [[[0.0] * 2] * len(examples["forget"])]
+    found = [row["levels"] for row in log if "levels" in row] or [[0.0] * len(examples["forget"])]
     return torch.tensor(found[-1]) if config.level else None
 
 

@@ -13,7 +13,6 @@ from harness import workers
 TOKENS_AT_ONCE = 2**13    # of rows as long as GPT-2's context, 256 would take gigabytes
 # With --level, log.csv tells how the rows' losses are spread: columns of a set and a percentage.
 LEVEL_COLUMNS = [f"{name}_{q}" for name in ("forget", "holdout") for q in (0, 10, 50, 90, 100)]
-WORST = 0.4          # --level: the share of a row's tokens, the least likely, with their own level
 ENOUGH_ROWS = 8      # with fewer rows in a set, membership measures say nothing and are left out
 
 
@@ -58,17 +57,14 @@ def level_pairs(forget, holdout, seed):
 
 
 def level(model, examples, seed):
-    """Each forget row's two levels, `levels`: of the holdout row that it is paired with the loss,
-    and the loss of its WORST tokens, nats per token. They drift as the model changes, so they are
-    measured again and again. And the LEVEL_COLUMNS of log.csv: quantiles of the forget and the
-    holdout rows' losses."""
+    """Each forget row's level, `levels`: the loss of the holdout row that it is paired with, nats
+    per answer token. It drifts as the model changes, so it is measured again and again. And the
+    LEVEL_COLUMNS of log.csv: quantiles of the forget and the holdout rows' losses."""
     pairs = level_pairs(examples["forget"], examples["holdout"], seed)
-    tokens = {k: token_losses(model, examples[k]) for k in ("forget", "holdout")}
-    loss = {k: [x.mean() for x in some] for k, some in tokens.items()}
-    worst = [metrics.min_k_score(-x, WORST) for x in tokens["holdout"]]
+    loss = {k: [x.mean() for x in token_losses(model, examples[k])] for k in ("forget", "holdout")}
     columns = {k: np.percentile(loss[k.split("_")[0]], int(k.split("_")[1])).item()
                for k in LEVEL_COLUMNS}
-    return {"levels": [[loss["holdout"][i].item(), worst[i]] for i in pairs], **columns}
+    return {"levels": [loss["holdout"][i].item() for i in pairs], **columns}
 
 
 def generate(model, tokenizer, prompts, longest, batch_size=256):

@@ -281,11 +281,23 @@ def test_the_level_loss_pulls_every_row_to_its_own_level():
     assert slope[:2].tolist() == [0, 0] and slope[2] < 0
 
 
-def test_scale_shortens_this_step_and_leaves_the_learning_rate():
-    state, p = ngdiff.State(lr=0.5), torch.tensor([2.0, 0.0], requires_grad=True)
-    numbers = ngdiff.step(lambda: p[0]**2, lambda: (p[1] - 1)**2, [p], state, lazy=0, scale=0.1)
-    assert p.tolist() == pytest.approx([2 - 0.05, -0.05])
-    assert state.lr == 0.5 and numbers.lr == pytest.approx(0.05)
+@pytest.mark.parametrize("adam", [False, True])
+def test_approach_is_the_share_of_the_way_that_a_step_goes_at_most(adam):
+    """On -x^2 / 2, whose distance x falls as the parameter does, by x each time: to the end with
+    share 1. Adam's first d is longer, and the step is as long. The learning rate stays."""
+    for approach, left in (1, 0), (0.25, 3 / 4), (1e-3, 0.999):
+        state, p = ngdiff.State(lr=50.0, adam=adam), torch.tensor([2.0, 8.0], requires_grad=True)
+        numbers = ngdiff.step(lambda: p[0], lambda: -p[1]**2 / 2, [p], state, method="ga",
+                              approach=approach)
+        assert p[1].item() == pytest.approx(8 * left, abs=1e-4) and state.lr == 50
+        assert numbers.lr * (1 if adam else 8) == pytest.approx(8 * approach, rel=1e-4)
+    state.lr = 1e-3
+    assert ngdiff.step(lambda: p[0], lambda: -p[1]**2 / 2, [p], state, method="ga",
+                       approach=1).lr == 1e-3, "no further than lr says"
+    with pytest.raises(ValueError, match="approach"):
+        ngdiff.step(lambda: p[0], lambda: p[1]**2 / 2, [p], state, method="ga", approach=1)
+    assert ngdiff.way(0.0, [torch.ones(2)], [torch.ones(2)]) == 0
+    assert ngdiff.way(-1.0, [torch.ones(2)], [torch.tensor([1.0, -1.0])]) == math.inf
 
 
 # ---- Adam
