@@ -55,7 +55,7 @@ class Config:
     init: str = flag("", "published weights to start from: GPT-2's (.safetensors, .bin, .pt or "
                      ".pth) or a Llama's (.gguf)")
     # training the target and the retrained model
-    epochs: float = flag(40, "passes over the training rows", gguf=12, muse=8)
+    epochs: float = flag(40, "passes over the training rows", gguf=12)
     train_batch: int = flag(32, "rows a step", gguf=16, muse=8)
     train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0",
                            gguf=2e-4, init=1e-4)
