@@ -73,11 +73,12 @@ def test_the_roles_of_the_sets_are_muses(folder):
         k: count(k) for k in ("forget", "retain", "holdout")}
 
 
-def test_documents_are_read_as_often_as_other_rows(folder):
-    """8 epochs were too few: the model knew no document, so there was nothing to forget."""
+def test_the_defaults_let_a_model_know_documents_and_then_keep_those_to_retain(folder):
+    """8 epochs were too few to know any. Without a budget, batches of 64 windows ruined it."""
     run = conftest.ready(folder, "--n_embd", "16", base=["--data", str(folder)])
     assert run.config.epochs == train.Config().epochs == 40
     assert train.training_stage(run, "target", 1).steps == 40 * -(-len(run.learned["target"]) // 8)
+    assert (run.config.batch, run.config.budget) == (64, 0.1)
 
 
 def test_documents_cuts_the_files_and_keeps_what_is_still_asked_about(folder):
