@@ -92,8 +92,9 @@ def default_text(f):
     """What --help says of a field's defaults."""
     kinds = {"data": "--data", "init": "--init", "gguf": "a .gguf", "muse": "MUSE's folder",
              "level": "--level"}
-    words = [f.default, *(f"{v} with {kinds[k]}" for k, v in f.metadata["other"].items())]
-    return f" (default: {', '.join(map(str, words))})" if f.default else ""
+    words = [f"{v} with {kinds[k]}" for k, v in f.metadata["other"].items()]
+    words = [str(f.default), *words] if f.default else words
+    return f" (default: {', '.join(words)})" if words else ""
 
 
 def device(name):

@@ -39,17 +39,18 @@ def is_folder(path):
 # --------------------------------------------------------------------------- reading
 
 def load(folder, documents=0):
-    """The sets of rows. documents: take only the first so many of each file; 0: all. Then a prompt
-    is kept if its beginning occurs in one of them, a question if its answer does. PrivLeak then
-    compares the documents learned with the first of its holdout texts: few of its own texts would
-    be from the first documents. ValueError names the file and item that is missing or wrong."""
+    """The sets of rows. documents: take only the first so many of each file; 0: all. Few of the
+    published prompts, questions and texts are about so few documents. So with `documents` VerbMem
+    is of their beginnings (a published prompt goes on in documents after the one in which it
+    begins), a question is kept if its answer occurs in one of them, and PrivLeak compares them with
+    the first of its holdout texts. ValueError names the file and item that is missing or wrong."""
     rows = {name: texts(folder, f"raw/{file}")[:documents or None] for name, file in RAW.items()}
     learned = {"forget": rows["forget"], "retain": rows["retain"] + rows["retain2"]}
     prompts = pairs(folder, "verbmem/forget", "prompt", "gt")
-    rows["verbmem"] = kept(prompts, "question", learned["forget"], documents)
+    rows["verbmem"] = rows["forget"] if documents else prompts
     for name in ("forget", "retain"):
         asked = pairs(folder, f"knowmem/{name}_qa", "question", "answer")
-        rows[f"{name}_questions"] = kept(asked, "answer", learned[name], documents)
+        rows[f"{name}_questions"] = kept(asked, learned[name], documents)
         if os.path.exists(os.path.join(folder, f"knowmem/{name}_qa_icl.json")):
             rows[f"{name}_examples"] = pairs(folder, f"knowmem/{name}_qa_icl", "question", "answer")
     for name in ("forget", "retain", "holdout"):
@@ -75,12 +76,13 @@ def pairs(folder, name, question, answer):
     return [{"question": r[question], "answer": r[answer], "where": r["where"]} for r in rows]
 
 
-def kept(rows, field, documents, cut):
-    """The rows whose field begins, for 40 characters, as some place in a document does; all rows if
-    no document was `cut` off."""
+def kept(rows, documents, cut):
+    """The rows whose answer's first 40 characters occur in a document; all rows if no document was
+    `cut` off."""
     flat = lambda text: " ".join(text.lower().split())
     held = [flat(d["answer"]) for d in documents]
-    some = [r for r in rows if not cut or any(flat(r[field])[:40].strip(" .") in d for d in held)]
+    some = [r for r in rows if not cut or
+            any(flat(r["answer"])[:40].strip(" .") in d for d in held)]
     if not some:
         raise ValueError(f"{rows[0]['where']}: --documents {cut}: no row of this file is about a "
                          "document that is left; take more documents")
@@ -110,17 +112,14 @@ def measure(model, tokenizer, rows):
     T = model.config.block_size
     out = {name: measure_documents(model, tokenizer, rows[f"privleak_{name}"])
            for name in ("forget", "retain", "holdout")}
-    n = min(CONTINUED, T // 2)
-    gold = [tokenizer.encode_ordinary(row["answer"])[:n] for row in rows["verbmem"]]
-    prompts = [tokenizer.encode_ordinary(row["question"])[n - T:] for row in rows["verbmem"]]
-    out["forget"] |= continued(model, tokenizer, prompts, gold)
+    out["forget"] |= continued(model, tokenizer,
+                               [sequence(tokenizer, row, T) for row in rows["verbmem"]])
     out["forget"]["verbmem"] = metrics.muse_mem(out["forget"]["answers"], out["forget"]["gold"])
     for name in ("forget", "retain"):
         out[f"{name}_questions"] = ask(model, tokenizer, rows[f"{name}_questions"],
                                        rows.get(f"{name}_examples", []))
-        some = [w.tokens for w in encode(tokenizer, rows, T)[name] if len(w.tokens) > 8][:SHOWN]
-        out[f"{name}_windows"] = continued(model, tokenizer, [ids[:len(ids) // 2] for ids in some],
-                                           [ids[len(ids) // 2:] for ids in some])
+        some = [w for w in encode(tokenizer, rows, T)[name] if len(w.tokens) > 8][:SHOWN]
+        out[f"{name}_windows"] = continued(model, tokenizer, [halves(w) for w in some])
     return out
 
 
@@ -133,9 +132,26 @@ def measure_documents(model, tokenizer, rows):
             "min_k": np.array([metrics.min_k_score(-t[:-1]) for t in tokens])}
 
 
-def continued(model, tokenizer, prompts, gold):
-    """How the model continues each prompt, for as many tokens as its `gold` has: lists of token ids
-    in, texts out."""
+def sequence(tokenizer, row, T):
+    """VerbMem's prompt and how it goes on, as token ids: the end of a published prompt and the
+    beginning of its text, or the halves of a document's first window."""
+    n = min(CONTINUED, T // 2)
+    if not row["question"]:
+        return halves(windows(tokenizer, row["answer"], T)[0], n)
+    prompt, gold = (tokenizer.encode_ordinary(row[k]) for k in ("question", "answer"))
+    return prompt[n - T:], gold[:n]
+
+
+def halves(window, n=None):
+    """The first half of a window's tokens, and the second half, or its first n tokens."""
+    half = len(window.tokens) // 2
+    return window.tokens[:half], window.tokens[half:][:n]
+
+
+def continued(model, tokenizer, pairs):
+    """How the model continues each prompt, for as many tokens as its `gold` has. pairs: of the two,
+    as lists of token ids; texts come out."""
+    prompts, gold = zip(*pairs)
     said = measuring.generate(model, tokenizer, prompts, max(map(len, gold)))
     text = lambda some: [tokenizer.decode([t for t in ids if t != tokenizer.eot_token]).strip()
                          for ids in some]

@@ -217,9 +217,8 @@ def measure_texts(model, tokenizer, rows):
     text's tokens (rounded down), and the answer is as long as the second half. `verbmem` is MUSE's,
     but for the prompt, which has a fixed number of tokens there."""
     examples = data.encode_rows(tokenizer, rows)
-    cut = [len(e.tokens) // 2 for e in examples]
-    gold = [e.tokens[n:-1] for e, n in zip(examples, cut)]
-    prompts = [e.tokens[:n] for e, n in zip(examples, cut)]
     out = measuring.measure_losses(model, examples)
-    out |= muse.continued(model, tokenizer, prompts, gold)
+    cut = [len(e.tokens) // 2 for e in examples]
+    out |= muse.continued(model, tokenizer,
+                          [(e.tokens[:n], e.tokens[n:-1]) for e, n in zip(examples, cut)])
     return out | {"verbmem": metrics.muse_mem(out["answers"], out["gold"])}

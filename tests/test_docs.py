@@ -57,6 +57,7 @@ def test_the_readmes_two_commands_set_everything_up_and_differ_in_their_end_only
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_command_module_link_and_flag_of_a_page_is_there(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "NEWS/raw").mkdir(parents=True)              # a folder as MUSE publishes it
     text, flags = page.read_text("utf-8"), {f.name for f in fields(Config) if f.metadata["help"]}
     for command in re.findall(r"python train\.py ?([^\n`#|;)]*)", text):
         words = [{"S": "1", "N": "1", "DIR": ".", "FILE": "."}.get(w, w)

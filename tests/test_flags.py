@@ -131,7 +131,9 @@ def test_help_shows_every_flag_with_its_default(capsys, doc):
     text = capsys.readouterr().out
     for f in fields(train.Config):
         assert (f"--{f.name}" in text) == bool(f.metadata["help"])
-    assert "default: 80" in text and "200 with --data" in " ".join(text.split())
+    text = " ".join(text.split())
+    assert "default: 80" in text and "200 with --data" in text
+    assert "(default: 0.03 with a .gguf, 0.1 with MUSE's folder)" in text, "--budget's: else none"
 
 
 # ---- how a command ends

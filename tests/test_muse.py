@@ -7,6 +7,7 @@ import pytest
 import conftest
 import data
 import metrics
+import train
 from conftest import Stub, go
 from harness import measuring, muse
 
@@ -72,6 +73,14 @@ def test_the_roles_of_the_sets_are_muses(folder):
         k: count(k) for k in ("forget", "retain", "holdout")}
 
 
+def test_the_defaults_let_a_model_know_documents_and_then_keep_those_to_retain(folder):
+    """8 epochs were too few to know any. Without a budget, batches of 64 windows ruined it."""
+    run = conftest.ready(folder, "--n_embd", "16", base=["--data", str(folder)])
+    assert run.config.epochs == train.Config().epochs == 40
+    assert train.training_stage(run, "target", 1).steps == 40 * -(-len(run.learned["target"]) // 8)
+    assert (run.config.batch, run.config.budget) == (64, 0.1)
+
+
 def test_documents_cuts_the_files_and_keeps_what_is_still_asked_about(folder):
     rows = ready(folder, "--documents", "2").rows
     for name in ("forget", "retain", "retain2", "holdout", "verbmem", "privleak_holdout"):
@@ -106,6 +115,19 @@ def test_verbmem_counts_the_first_tokens_of_the_text_after_the_end_of_the_prompt
     assert model.prompts[0] == prompt[-20:], "the end of the prompt, and half of the context"
     assert out["gold"][0] == out["answers"][0] == run.tokenizer.decode(said[:20]).strip()
     assert out["verbmem"] == pytest.approx(metrics.muse_mem(out["answers"], out["gold"]))
+
+
+def test_with_documents_verbmem_is_of_what_was_learned_the_first_window_of_each_document(
+        folder, monkeypatch):
+    run = ready(folder, "--documents", "3")
+    monkeypatch.setattr(muse, "measure_documents", lambda *_: {})
+    first = [muse.windows(run.tokenizer, text(i, 90), 64)[0].tokens for i in range(3)]
+    assert all(ids in [e.tokens for e in run.learned["target"]] for ids in first)
+    knows = {tuple(ids[:32]): ids[32:] for ids in first}
+    out = muse.measure(model := Stub(lambda ids: knows.get(tuple(ids), []), 64), run.tokenizer,
+                       run.rows)["forget"]
+    assert model.prompts[:3] == [ids[:32] for ids in first]
+    assert out["answers"] == out["gold"] and out["verbmem"] == 100
 
 
 def test_privleak_is_of_whole_documents_by_their_40_percent_least_likely_tokens(folder):
