@@ -19,8 +19,10 @@ which hardly depends on where it starts. With the distance of the losses themsel
 (2 B), w is 1 - l / B, and the time goes with 1 / l: such rows are left behind.
 
 Assumptions: room (level_curve.py shows what happens without it), and a learning rate that falls,
-but not too fast. Where it fails: with a fixed one NGDiff circles the goal, for d does not shrink
-with the gradients. AutoLR's lr falls with |g_R|: fitted at each step, the run freezes before the
+but not too fast. Or a fixed one, if a step goes at most a quarter of the way to the levels by the
+objective's slope along d (`approach` of ngdiff.step): then any rate does. Where it fails: without
+that NGDiff circles the goal, for d does not shrink with the gradients. Steps of the whole way
+overshoot. AutoLR's lr falls with |g_R|: fitted at each step, the run freezes before the
 rows are at their levels. A row whose loss is 0, or below 1e-7, does not move.
 
 Toy problem: 8 retain rows, each the squared error of a linear function of theta in R^12, and 4
@@ -41,6 +43,7 @@ B = np.array([0.5, 1.0, 1.5, 2.5])              # the forget rows' levels
 N_X = np.array([3.0, 5.0, 8.0, 13.0])           # and their answer tokens
 KNOWN = np.array([0.2, 0.02, 0.002, 0.0002])    # and their losses at the start
 COSTS = (0.2, 0.8)                              # gradient difference's c
+FIXED = (0.05, 0.5, 5.0)                        # learning rates
 
 # --------------------------------------------------------------------------- predicted
 
@@ -204,9 +207,14 @@ def claims(n=6):
         same(f"   ... {n} problems: runs that arrive", n, arrivals(n)),
         compare("GDiff, c = 0.2, 0.8, ends there as well", [theirs] * 2, gdiff_ends(p), 1e-4),
         *arrival_rows(),
+        compare("lr fixed at 0.05, 0.5, 5, with approach = 1/4: ends there", [theirs] * 3,
+                [end(p, lr=lr, approach=0.25) for lr in FIXED], 1e-3),
+        same(f"   ... at 5, {n} problems: runs that arrive", n, arrivals(n, lr=5, approach=0.25)),
+        bound(f"   ... with approach = 1, {n} problems: runs that arrive", "<", n / 2,
+              arrivals(n, lr=5, approach=1)),
         bound("plain L_F runs away: highest row's loss", ">", 8,
               p.row_losses(end(p, level=False, steps=150)).max()),
-        bound("fails if lr is fixed at 0.05: distance from the goal", ">", 0.01,
+        bound("fails if lr is fixed at 0.05, without: distance from the goal", ">", 0.01,
               np.linalg.norm(end(p, lr=0.05, steps=150) - theirs)),
         same(f"fails if AutoLR fits each step, {n} problems: runs that arrive", 0,
              arrivals(n, lr=None, steps=150)),
