@@ -94,16 +94,15 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     autocast inside a loss, not around step. params: any iterable; a parameter that requires no
     gradient stays as it is. state: a State, updated. method, c: see `coefficients`. lazy: AutoLR
     fits every `lazy` steps, 0: never; None: 10 with ngdiff and 0 with every other method.
-    probe_on: another retain loss for AutoLR (a second batch; or the same one in float32 if the
-    passes run in bfloat16, which is too coarse for a fit). total: for several processes, each with
-    its share of every loss: total(tensors) must sum each tensor of the list over them, in place.
-    memory: see `running_mean`. budget: in nats, see `fit_budget`. approach: with level_objective, at
-    most this share of the way to the levels in one step, see `way`; None: lr decides alone.
+    probe_on: another retain loss for AutoLR (other rows; or in float32, if passes run in bfloat16,
+    too coarse for a fit). total: with several processes, which share every loss: total(tensors)
+    must sum each tensor over them, in place. memory: see `running_mean`. budget: in nats, see
+    `fit_budget`. approach: the share of `way` that the step goes at most; None: all that lr says.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
     gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
-    nor has state, unless a loss itself fails in a probe. The parameters' .grad is emptied. Cost: a
-    pass forward and backward on each loss; two forward passes for each fit (three on probe_on).
+    nor has state, unless a loss itself fails in a probe. The parameters' .grad is emptied. Cost:
+    both losses forward and backward; two forward passes a fit (three on probe_on).
     """
     given, retain, forget = list(dict.fromkeys(params)), as_list(retain), as_list(forget, "forget")
     params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")
@@ -114,14 +113,12 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     grad_retain = running_mean(state.mean, grad_retain, memory)
     numbers = five_numbers(loss_retain, grad_retain, loss_forget, grad_forget)
     a, b = coefficients(method, numbers, c)
-    if approach is not None and numbers.loss_forget > 0:
-        raise ValueError(f"approach: the forget objective is {numbers.loss_forget:g}, above 0")
+    check_approach(approach, numbers)
     fit = lazy and state.step % lazy == 0
     if fit:
         loss_0 = numbers.loss_retain if probe_on is None else loss_only(watched, total, "probe_on")
         room = before_fit(state, watched, params, loss_0, budget, total)
-    if memory:
-        remember(state, grad_retain, given)
+    remember(state, grad_retain, given, memory)
     d = direction(grad_retain, grad_forget, a, b)
     if state.adam:
         d = adam_direction(d, *moments(state, given), state.step + 1)
@@ -130,11 +127,10 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     if fit:
         state.lr, fits = autolr(watched, params, d, loss_0, state.lr, total=total, steps=lazy,
                                 max_fits=1 if state.step else FITS_AT_START, room=room)
-        fitted = dict(fits[-1]._asdict(), fits=len(fits), watched=loss_0, room=room)
-        numbers = numbers._replace(**fitted)
-    update(params, d, min(state.lr, most))
+        numbers = numbers._replace(**fits[-1]._asdict(), fits=len(fits), watched=loss_0, room=room)
+    update(params, d, lr := min(state.lr, most))
     state.step += 1
-    return numbers._replace(lr=min(state.lr, most))
+    return numbers._replace(lr=lr)
 
 
 # --------------------------------------------------------------------------- two gradients
@@ -481,8 +477,10 @@ def places(given):
     return [i for i, p in enumerate(given) if p.requires_grad]
 
 
-def remember(state, mean, given):
-    """Keep a copy of the running mean: d is written over the mean itself."""
+def remember(state, mean, given, memory):
+    """With memory, keep a copy of the running mean: d is written over the mean itself."""
+    if not memory:
+        return
     if state.mean is None:
         state.mean, state.moving = [torch.empty_like(m) for m in mean], places(given)
     for kept, m in zip(state.mean, mean):
@@ -532,6 +530,12 @@ def check_arguments(state, given, total, lazy, memory, budget, probe_on):
                  [x.shape for x in kept] != [given[i].shape for i in moving]):
         raise ValueError("params: what state keeps (Adam's moments, the running mean) belongs to "
                          "other parameters; start a new State after freezing or unfreezing one")
+
+
+def check_approach(approach, numbers):
+    """ValueError if there is no way to 0: what is raised must be level_objective or the like."""
+    if approach is not None and numbers.loss_forget > 0:
+        raise ValueError(f"approach: the forget objective is {numbers.loss_forget:g}, above 0")
 
 
 def before_fit(state, watched, params, loss_0, budget, total):

@@ -217,8 +217,8 @@ def unlearn(stage, target, examples, config):
 
 
 def references(target, examples, log, config):
-    """What MicroBatch describes, for each forget row: with --level the last levels in the log, which
-    change in the course of a run. None: no objective needs them."""
+    """What MicroBatch describes, for each forget row: with --level the last levels in the log; they
+    change during a run. None: no objective needs them."""
     if config.method == "npo":
         return torch.tensor([x.sum() for x in measuring.token_losses(target, examples["forget"])])
     found = [row["levels"] for row in log if "levels" in row] or [[0.0] * len(examples["forget"])]
