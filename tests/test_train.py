@@ -275,7 +275,7 @@ def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch, no_draw
 
 
 def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monkeypatch):
-    """A small step's change of the loss drowns in bfloat16; float32 losses resolve it."""
+    """The passes are in bfloat16, which is too coarse for a small step's change of the loss."""
     run, seen, step = ready(plain[0], "--dtype", "bfloat16"), [], ngdiff.step
     exact = unlearn(target, run, steps=2, dtype="float32").log
     monkeypatch.setattr(ngdiff, "step", lambda *a, **k: (
