@@ -428,16 +428,20 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None, room=None, ste
     Fits by `fit_lr`, or with a budget, of which `room` is left, by `fit_budget`.
 
     max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
-    until this moves by less than 15 %, so that any first lr ends in the same place. If it never
-    does, the given lr is kept and the last Fit's status is "not settled". max_fits = 1: the only
-    Fit's lr is taken, whatever its status. ValueError if lr is outside LR_RANGE.
+    until this moves by less than 15 %, so that any first lr ends in the same place. An answer is
+    cut to between the rates at which fits asked for more and those at which they asked for less:
+    two that send lr back and forth meet in the middle. If it never settles, the given lr is kept
+    and the last Fit's status is "not settled". max_fits = 1: the only Fit's lr is taken, whatever
+    its status. ValueError if lr is outside LR_RANGE.
     """
     check_lr(lr)
-    guess, fits = lr, []
+    guess, fits, low, high = lr, [], 0.0, math.inf
     while len(fits) < max_fits:
-        fits.append(fit_lr(losses, params, d, loss_0, lr, total) if room is None else
-                    fit_budget(losses, params, d, loss_0, lr, room, steps, total))
-        lr, fit = fits[-1].lr, fits[-1]
+        fit = (fit_lr(losses, params, d, loss_0, lr, total) if room is None else
+               fit_budget(losses, params, d, loss_0, lr, room, steps, total))
+        low, high = lr if fit.lr > lr else low, lr if fit.lr < lr else high
+        lr = fit.lr if low < fit.lr < high else math.sqrt(low * high)
+        fits.append(fit := fit._replace(lr=lr))
         if fit.status == "fit" and abs(lr / fit.probed - 1) < 0.15:
             return lr, fits
     if max_fits > 1:

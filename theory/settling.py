@@ -10,7 +10,8 @@ Assumptions: L_R quadratic along d, and a fit at each step. What the paper leave
 
 (1) Where L_R is not quadratic, AutoLR settles where lr = slope(lr) / curvature(lr). That is the
     same place from every lr0 (to about those 15 %), but a quarter short of the lr that lowers L_R
-    most.
+    most. An answer that falls faster than lr grows would send lr back and forth for ever; AutoLR
+    cuts it to between the rates that turned out too small and too large.
 (2) Between lazy fits d turns and the old lr overshoots: on badly conditioned quadratics L_R rises.
     Only a fit each step keeps L_R falling (and only while lr* does not fall by more than a factor
     of 4 between two steps: the fit follows by 2 at most, and L_R rises past 2 lr*).
@@ -77,6 +78,9 @@ def settle_claims(q, lg, theta):
     fits = [toy.fits(q.tasks(), theta, lr) for lr in FIRST_LRS]
     ends = [toy.fits(lg.tasks(), theta, lr)[-1].lr for lr in FIRST_LRS]
     tiny = toy.fits(lg.tasks(torch.float32), theta, 1e-6, dtype=torch.float32)
+    # d = 2 here, of two opposite gradients, so x moves by 2 lr.
+    tasks = lambda x: (x + x**8).sum(), lambda x: -x.sum()
+    steep = [2 * toy.fits(tasks, np.zeros(1), lr / 2)[-1].lr for lr in FIRST_LRS]
     return [
         compare("quadratics: lr after the first step, lr0 = 1e-6 .. 10",
                 [slope / curvature] * len(fits), [found[-1].lr for found in fits], 1e-6),
@@ -86,6 +90,8 @@ def settle_claims(q, lg, theta):
               max(ends) / min(ends)),
         bound("   ... float32 from lr0 = 1e-6 looks wider until it sees: lr / float64's", ">",
               0.999, tiny[-1].lr / ends[0]),
+        compare("steep, L_R = x + x^8 at 0, where slope / curvature = 1 / (2 lr^6): lr",
+                [0.5 ** (1 / 7)] * len(fits), steep, 0.15),
         bound("fails if not quadratic: that lr / the one that lowers L_R most", "<", 0.9,
               max(ends) / lowest(lg.tasks(), theta, 20.0))]
 
