@@ -53,7 +53,7 @@ class Config:
     init: str = flag("", "published weights to start from: GPT-2's (.safetensors, .bin, .pt or "
                      ".pth) or a Llama's (.gguf)")
     # training the target and the retrained model
-    epochs: float = flag(40, "passes over the training rows", gguf=12)
+    epochs: float = flag(40, "passes over the training rows", gguf=8)
     train_batch: int = flag(32, "rows a step", gguf=16, muse=8)
     train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0",
                            gguf=2e-4, init=1e-4)
@@ -70,8 +70,8 @@ class Config:
                      "ngdiff, else 0")
     budget: float = flag(0.0, "ours, for small batches: AutoLR lets the loss of 32 watched retain "
                          "rows rise by so many nats, and steps use a mean of past retain gradients",
-                         gguf=0.03, muse=0.1)
-    steps: int = flag(80, "unlearning steps", gguf=40, level=120)
+                         gguf=0.1, muse=0.1)
+    steps: int = flag(80, "unlearning steps", gguf=80, level=120)
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
                       "retain rows (--level: a sixth), but no more than 400",
                       gguf=16, muse=64)
