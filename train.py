@@ -71,7 +71,7 @@ class Config:
     budget: float = flag(0.0, "ours, for small batches: AutoLR lets the loss of 32 watched retain "
                          "rows rise by so many nats, and steps use a mean of past retain gradients",
                          gguf=0.1, muse=0.1)
-    steps: int = flag(80, "unlearning steps", gguf=80, level=120)
+    steps: int = flag(80, "unlearning steps", gguf=100, level=120)
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
                       "retain rows (--level: a sixth), but no more than 400",
                       gguf=16, muse=64)

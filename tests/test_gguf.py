@@ -393,5 +393,5 @@ def test_a_gguf_file_has_defaults_of_its_own(path, tmp_path):
     def config(*words):
         return ready(tmp_path, "--init", path, *words, base=["--authors", "10"]).config
     own = config()
-    assert own.train_batch == own.batch == 16 and own.budget == 0.03 and own.micro_batch == 8
+    assert own.train_batch == own.batch == 16 and own.budget == 0.1 and own.micro_batch == 8
     assert config("--method", "gdiff").budget == config("--lazy", 0).budget == 0
