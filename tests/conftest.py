@@ -43,7 +43,7 @@ def beside(request):
 @pytest.fixture
 def done(request, beside):
     """What a job returned: the test's parameter, (function, *arguments)."""
-    return beside[request.param].result()
+    return beside[request.param].result(600)
 
 
 def job(*jobs, ids=None):
