@@ -1,7 +1,10 @@
 """What several files use: a small run, made once, and commands in this process."""
 import csv
 import json
+import multiprocessing
+import os
 import types
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,40 @@ from tests.kills import SMALL, numbers
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)            # small tensors: more threads would wait for each other
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: "done" in item.fixturenames)       # who waits for a job comes last
+
+
+@pytest.fixture(scope="session", autouse=True)
+def beside(request):
+    """The jobs of the tests that take `done`, at work in a second process while the tests run in
+    this one: {(function, *arguments): its Future}. Only that process may fork. A child has none of
+    its parent's threads, but waits for them if torch has used more than one: here it has."""
+    jobs = [item.callspec.params["done"] for item in request.session.items
+            if "done" in item.fixturenames
+            and not any(mark.args[0] for mark in item.iter_markers("skipif"))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(os, "fork", raising=False)
+        if not jobs:
+            yield {}
+            return
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"),
+                                 processes.prepare_worker, (1,)) as pool:
+            yield {job: pool.submit(*job) for job in dict.fromkeys(jobs)}
+            pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def done(request, beside):
+    """What a job returned: the test's parameter, (function, *arguments)."""
+    return beside[request.param].result(600)
+
+
+def job(*jobs, ids=None):
+    """The mark of a test for each of these jobs."""
+    return pytest.mark.parametrize("done", jobs, indirect=True, ids=ids)
 
 
 @pytest.fixture(autouse=True)
@@ -37,11 +74,15 @@ def in_this_process(monkeypatch):
     stay_here(monkeypatch)
 
 
+def draw_nothing(patch):
+    """No picture: it takes longer than a small run."""
+    patch.setattr(report, "curves", lambda *_: None)
+    patch.setattr(report, "png", lambda *_: b"")
+
+
 @pytest.fixture
 def no_drawing(monkeypatch):
-    """No picture: it takes longer than a small run."""
-    monkeypatch.setattr(report, "curves", lambda *_: None)
-    monkeypatch.setattr(report, "png", lambda *_: b"")
+    draw_nothing(monkeypatch)
 
 
 def ready(folder, *words, base=SMALL):

@@ -43,6 +43,12 @@ def start(folder, *words):
     return process
 
 
+def exit_codes(commands):
+    for command in commands:
+        command.join(300)
+    return [command.exitcode for command in commands]
+
+
 def numbers(folder):
     """What the run in `folder` found, without its seconds and paths."""
     results = json.loads(Path(folder, "results.json").read_text("utf-8"))

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,8 @@ import assignments
 from assignments import blank, grade, merge, package, submissions
 from assignments import __main__ as cli
 from assignments.blank import ROOT
-from tests import wrong_answers
+from conftest import job
+from tests import kills, wrong_answers
 
 FOUND = assignments.load()
 NUMBERED = pytest.mark.parametrize("n", FOUND)
@@ -31,15 +33,10 @@ NUMBERED = pytest.mark.parametrize("n", FOUND)
 
 # ---- the twelve
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
-    path = tmp_path_factory.mktemp("variants") / "outcomes.json"
-    return wrong_answers.outcomes(FOUND, True, path)
-
-
 @NUMBERED
-def test_a_blank_and_a_constant_have_no_points_and_a_wrong_answer_some(n, outcomes):
-    assert wrong_answers.faults(FOUND[n], outcomes[n]) == []
+@job((wrong_answers.outcomes, tuple(FOUND), True))
+def test_a_blank_and_a_constant_have_no_points_and_a_wrong_answer_some(n, done):
+    assert wrong_answers.faults(FOUND[n], done[n]) == []
 
 
 @NUMBERED
@@ -217,10 +214,8 @@ new = "return self.a / 3"
 '''
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def build(root):
     """A project with one module, one test file, assignment 3 and 12, and this grader."""
-    root = tmp_path_factory.mktemp("project")
     shutil.copytree(Path(ROOT, "assignments"), root / "assignments",
                     ignore=shutil.ignore_patterns("*.toml", "__pycache__", "TEACHING.md"))
     for name, text in {"requirements.txt": "pytest\n", "README.md": "# Small\n",
@@ -237,17 +232,16 @@ def project(tmp_path_factory):
     return root
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """No torch in the grader's processes."""
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch.setattr(grade, "PRELOAD", ["pytest"])
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture
 def small(project, monkeypatch):
-    """The commands work on the small project."""
+    """The commands work on the small project, the grader's processes without torch."""
     monkeypatch.setattr(cli, "ROOT", str(project))
+    monkeypatch.setattr(grade, "PRELOAD", ["pytest"])
     return project
 
 
@@ -406,42 +400,44 @@ if sys.platform != "linux":
     del HOSTILE["16 gigabytes"], HOSTILE["an endless loop"]
 
 
-@pytest.fixture(scope="module")
-def graded(project, tmp_path_factory):
+def graded():
     """{name: Score} of HOSTILE, graded as one class."""
-    at = tmp_path_factory.mktemp("class")
-    a = assignments.load(str(project))[3]
-    blank.pristine(a, str(at / "pristine"), str(project))
-    folders = []
-    for i, (source, *_) in enumerate(HOSTILE.values()):
-        (at / str(i)).mkdir()
-        (at / str(i) / "ngdiff.py").write_text(source or "")
-        for name in ("test_small.py", "conftest.py"):       # edited tests count for nothing
-            (at / str(i) / name).write_text("def test_neighbour_and_twice(): pass")
-        folders.append(str(at / str(i)) if source else "")
-    slow = list(HOSTILE).index("sleeps")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grade, "TIME_LIMIT", 2 if hasattr(os, "fork") else 10)    # or: imports torch
-        stopped, folders[slow] = grade.score(a, folders[slow], str(at / "pristine")), ""
-    found = {**dict(grade.grade(a, folders, str(at / "pristine"), cpu=1)), slow: stopped}
-    return {name: found[i] for i, name in enumerate(HOSTILE)}
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grade, "PRELOAD", ["pytest"])
+        at, folders = Path(folder), []
+        project, pristine = str(build(at / "project")), str(at / "pristine")
+        a = assignments.load(project)[3]
+        blank.pristine(a, pristine, project)
+        for i, (source, *_) in enumerate(HOSTILE.values()):
+            put(at / str(i) / "ngdiff.py", source or "")
+            for name in ("test_small.py", "conftest.py"):       # edited tests count for nothing
+                put(at / str(i) / name, "def test_neighbour_and_twice(): pass")
+            folders.append(str(at / str(i)) if source else "")
+        slow = list(HOSTILE).index("sleeps")
+        with patch.context() as limit:
+            limit.setattr(grade, "TIME_LIMIT", 2 if kills.FORK else 10)    # or: imports torch
+            stopped, folders[slow] = grade.score(a, folders[slow], pristine), ""
+        found = {**dict(grade.grade(a, folders, pristine, cpu=1)), slow: stopped}
+        return {name: found[i] for i, name in enumerate(HOSTILE)}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_every_submission_gets_its_points_a_status_and_one_line(name, graded):
+@job((graded,))
+def test_every_submission_gets_its_points_a_status_and_one_line(name, done):
     _, points, status, why = HOSTILE[name]
-    score = graded[name]
+    score = done[name]
     assert (score.points, score.total, score.status) == (points, 6, status), score
     assert why in score.why and "\n" not in score.why and list(score.tests) == list(POINTS)
     for _, _, lines in score.tests.values():
         assert len(lines) <= 4 and all(len(line) <= 100 and "\n" not in line for line in lines)
 
 
-def test_a_failure_says_claim_statement_inputs_expected_and_got(graded):
-    assert graded["prints results"].tests["tests/test_small.py::test_neighbour_and_twice"][2] == [
+@job((graded,))
+def test_a_failure_says_claim_statement_inputs_expected_and_got(done):
+    assert done["prints results"].tests["tests/test_small.py::test_neighbour_and_twice"][2] == [
         "Twice is twice", "tested assert ngdiff.neighbour(ngdiff.twice(three)) == 7",
         "where three = 3", "got 2, expected 7"]
-    refused = graded["one blank"].tests["tests/test_small.py::test_twice_refuses_a_text"][2]
+    refused = done["one blank"].tests["tests/test_small.py::test_twice_refuses_a_text"][2]
     assert refused[-1] == "got NotImplementedError: assignment 3 (in twice)"
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 import time
 import types
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 
 import ngdiff
 import train
-from conftest import SMALL, code_of, go, ready, rows
+from conftest import SMALL, code_of, draw_nothing, go, job, ready, rows
 from harness import files, measuring, processes, report, stages
 from tests import kills
 
@@ -190,23 +191,26 @@ def without_locks(*args):
     raise OSError(errno.ENOLCK, "No locks available")
 
 
-def exit_codes(commands):
-    for command in commands:
-        command.join(300)
-    return [command.exitcode for command in commands]
+def useless(*args):
+    """A lock of each machine's own."""
+
+
+def written(flock):
+    """(exit codes of three writers at once, the files that they leave)."""
+    with tempfile.TemporaryDirectory() as folder:
+        writers = [kills.FORK.Process(target=write_8, args=(folder, name, flock))
+                   for name in "xyz"]
+        for writer in writers:
+            writer.start()
+        return kills.exit_codes(writers), sorted(os.listdir(folder))
 
 
 @needs_fork
-@pytest.mark.parametrize("flock", [None, without_locks, lambda *args: None])
-def test_writers_never_spoil_each_others_files(tmp_path, flock):
+@job((written, None), (written, without_locks), (written, useless))
+def test_writers_never_spoil_each_others_files(done):
     """With locks they take turns; without, or with locks of each machine's own, nobody waits, and
     each file is whole all the same."""
-    writers = [kills.FORK.Process(target=write_8, args=(str(tmp_path / "shared"), name, flock))
-               for name in "xyz"]
-    for writer in writers:
-        writer.start()
-    assert exit_codes(writers) == [0, 0, 0]
-    assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == ["a", "b", "c"]
+    assert done == ([0, 0, 0], ["a", "b", "c"])
 
 
 # ---- real processes
@@ -228,45 +232,52 @@ def until(condition, seconds=300):
     return found
 
 
-@needs_fork
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at /proc")
-def test_commands_at_once_killed_or_not_end_as_if_alone(plain, tmp_path, monkeypatch):
-    """Three in one folder, with a worker each: the first is killed, the second terminated (both
-    take their workers along), the third, with other flags, ends. Then the first is given again,
-    twice at once: both print the table of a run that was alone."""
-    monkeypatch.undo()
-    monkeypatch.setattr(report, "curves", lambda *_: None)
-    monkeypatch.setattr(report, "png", lambda *_: b"")
+def at_once():
+    """(what commands at once print, the numbers of their two run folders)."""
     workers = set()
 
     def worker_of(command):
         found = {pid for pid, parent in living().items() if parent == command.pid}
         workers.update(found)
         return found
-    killed = kills.start(tmp_path)
-    other = kills.start(tmp_path, "--steps", "3", "--out", "other")
-    assert until(lambda: worker_of(killed))
-    killed.kill()
-    terminated = kills.start(tmp_path, "--seed", "1")
-    assert until(lambda: worker_of(terminated))
-    terminated.terminate()
-    assert exit_codes([killed, terminated, other]) == [-9, -15, 0]
-    assert until(lambda: not workers & living().keys())
-    assert exit_codes([kills.start(tmp_path), kills.start(tmp_path)]) == [0, 0]
-    printed = (tmp_path / "printed").read_text("utf-8")
-    assert printed.count(report.table(plain[2]["models"])) == 2
-    assert kills.numbers(tmp_path / "out") == plain[2]
-    models = kills.numbers(tmp_path / "other")["models"]
-    assert models["target"] == plain[2]["models"]["target"]
-    assert not list(tmp_path.rglob("*.part"))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        killed = kills.start(folder)
+        other = kills.start(folder, "--steps", "3", "--out", "other")
+        assert until(lambda: worker_of(killed))
+        killed.kill()
+        terminated = kills.start(folder, "--seed", "1")
+        assert until(lambda: worker_of(terminated))
+        terminated.terminate()
+        assert kills.exit_codes([killed, terminated, other]) == [-9, -15, 0]
+        assert until(lambda: not workers & living().keys())
+        assert kills.exit_codes([kills.start(folder), kills.start(folder)]) == [0, 0]
+        assert not list(Path(folder).rglob("*.part"))
+        return Path(folder, "printed").read_text("utf-8"), *(
+            kills.numbers(Path(folder, name)) for name in ("out", "other"))
 
 
-def test_a_spawned_worker_gets_its_job_whatever_tmpdir_is(tmp_path, monkeypatch):
-    """Tensors too; a path of 130 letters is too long for a socket."""
-    monkeypatch.undo()
-    long = tmp_path / ("x" * 130)
-    long.mkdir()
-    monkeypatch.setenv("TMPDIR", str(long))
-    jobs = [(torch.arange(3.0), 2), (torch.ones(2), 3)]
-    done = dict(processes.side_by_side(torch.mul, jobs, 1, 1))
-    assert done[0].tolist() == [0, 2, 4] and done[1].tolist() == [3, 3]
+@needs_fork
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at /proc")
+@job((at_once,))
+def test_commands_at_once_killed_or_not_end_as_if_alone(plain, done):
+    """Three in one folder, with a worker each: the first is killed, the second terminated (both
+    take their workers along), the third, with other flags, ends. Then the first is given again,
+    twice at once: both print the table of a run that was alone."""
+    printed, out, other = done
+    assert printed.count(report.table(plain[2]["models"])) == 2 and out == plain[2]
+    assert other["models"]["target"] == plain[2]["models"]["target"]
+
+
+def multiplied():
+    """Tensors by a spawned worker, where TMPDIR is too long a path for a socket: 130 letters."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", os.path.join(folder, "x" * 130))
+        os.mkdir(os.environ["TMPDIR"])
+        jobs = [(torch.arange(3.0), 2), (torch.ones(2), 3)]
+        return {i: x.tolist() for i, x in processes.side_by_side(torch.mul, jobs, 1, 1)}
+
+
+@job((multiplied,))
+def test_a_spawned_worker_gets_its_job_whatever_tmpdir_is(done):
+    assert done == {0: [0, 2, 4], 1: [3, 3]}

@@ -11,7 +11,7 @@ import torch
 
 import ngdiff
 import train
-from conftest import SMALL, rows
+from conftest import SMALL, job, rows
 from data import Example, collate
 from model import GPT, GPTConfig
 from theory import on_a_gpt, pareto_front, table, toy
@@ -32,11 +32,10 @@ def claims(name):
     return importlib.import_module(f"theory.{name}").claims(**SMALLER.get(name, {}))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_claims_hold(name):
-    rows = claims(name)
-    assert len(rows) >= 4
-    missed = [" | ".join(row[:4]) for row in rows if not row.ok]
+@job(*((claims, name) for name in SCRIPTS), ids=SCRIPTS)
+def test_claims_hold(done):
+    assert len(done) >= 4
+    missed = [" | ".join(row[:4]) for row in done if not row.ok]
     assert not missed, "\n".join(missed)
 
 

@@ -2,10 +2,13 @@
 import copy
 import json
 import math
+import os
 import re
 import shutil
 import socket
+import tempfile
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ import torch
 import data
 import ngdiff
 import train
-from conftest import go, ready, rows, write_rows
+from conftest import draw_nothing, go, job, ready, rows, write_rows
 from harness import flags, measuring, names, processes, report, weights
 from tests import kills
 
@@ -248,30 +251,40 @@ def test_one_file_of_ones_own_rows_is_enough(tmp_path, no_drawing):
 
 # ---- several processes, bfloat16, published weights, too little memory
 
-@pytest.mark.skipif(kills.FORK is None, reason="processes are forked")
-def test_two_processes_take_the_single_ones_steps(tmp_path, monkeypatch, no_drawing):
-    words, started = ["--level", "--epochs", "2", "--steps", "3"], []
-    assert go(tmp_path / "one_cache", tmp_path / "one", *words)[0] == 0
+SHARED = ["--level", "--epochs", "2", "--steps", "3"]
+
+
+def two_processes():
+    """(what both print, the log, the run folder's files) of a run of two processes."""
+    started = []
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for rank in "01":
-        for name, value in dict(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE="2",
-                                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)).items():
-            monkeypatch.setenv(name, value)                        # as torchrun does
-        started.append(kills.start(tmp_path, *words))
-    for process in started:
-        process.join(300)
-    printed = (tmp_path / "printed").read_text("utf-8")
-    assert [process.exitcode for process in started] == [0, 0], printed
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        for rank in "01":
+            for key, value in dict(LOCAL_RANK=rank, RANK=rank, WORLD_SIZE="2",
+                                   MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)).items():
+                patch.setenv(key, value)                           # as torchrun does
+            started.append(kills.start(name, *SHARED))
+        codes, printed = kills.exit_codes(started), Path(name, "printed").read_text("utf-8")
+        assert codes == [0, 0], printed
+        return printed, rows(Path(name, "out", "log.csv")), sorted(os.listdir(Path(name, "out")))
+
+
+@pytest.mark.skipif(kills.FORK is None, reason="processes are forked")
+@job((two_processes,))
+def test_two_processes_take_the_single_ones_steps(done, tmp_path, no_drawing):
+    printed, two, left = done
+    assert left == sorted(flags.OUTPUTS)
     assert printed.count("stopped") == 1, "the first of two speaks alone"
-    one, two = (rows(tmp_path / name / "log.csv") for name in ("one", "out"))
+    assert go(tmp_path / "cache", tmp_path / "one", *SHARED)[0] == 0
+    one = rows(tmp_path / "one" / "log.csv")
     assert len(one) == len(two) == 3
     for a, b in zip(one, two):
         for key in set(report.LOG_COLUMNS) - {"status"}:
             assert (a[key] == b[key] == "") or float(b[key]) == pytest.approx(
                 float(a[key]), rel=1e-3, abs=1e-6), (a["step"], key)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(flags.OUTPUTS)
 
 
 def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monkeypatch):

@@ -44,10 +44,10 @@ def trained(n):
 def unlearned(n):
     """(numbers of ten unlearning steps, weights after them) with n workers."""
     torch.set_num_threads(n)
-    model, rows = setup(96)
+    model, rows = setup(48)
     params, state, found = list(model.parameters()), ngdiff.State(lr=0.05, step=1), []
     for _ in range(10):
-        numbers = ngdiff.step(losses_of(model, rows[:64]), losses_of(model, rows[64:]), params,
+        numbers = ngdiff.step(losses_of(model, rows[:32]), losses_of(model, rows[32:]), params,
                               state, lazy=3)
         found += numbers[:5] + (numbers.lr,)
     return found, params
@@ -56,13 +56,12 @@ def unlearned(n):
 @pytest.mark.parametrize("run", [trained, unlearned])
 def test_ten_steps_do_not_depend_on_the_number_of_workers(run):
     """Beyond rounding. The same number of workers gives the same bits."""
-    (one, p), (two, q) = run(1), run(2)
-    assert one == pytest.approx(two, rel=1e-5) and one != two, "two workers were at work"
-    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(p, q))
-    for n in (2, 4, 8):
+    one, alone = run(1)
+    for n in (2, 4):
         (first, p), (again, q) = run(n), run(n)
-        assert first == again and first == pytest.approx(one, rel=1e-5)
-        assert all(torch.equal(a, b) for a, b in zip(p, q)), f"{n} workers"
+        assert first == again and all(map(torch.equal, p, q)), f"{n} workers"
+        assert first == pytest.approx(one, rel=1e-5) and first != one, "they were at work"
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(p, alone))
 
 
 def test_shares_are_equal_and_hold_every_row_once():
@@ -109,9 +108,10 @@ def test_a_worker_keeps_its_threads_when_another_asks_for_more_before_it_begins(
 
 def test_an_error_in_a_worker_comes_out_and_no_thread_is_left_at_work():
     torch.set_num_threads(2)
-    model, ended = torch.nn.ParameterList([torch.ones(3)]), []
+    model, ended, both = torch.nn.ParameterList([torch.ones(3)]), [], threading.Barrier(2)
 
     def loss(model, batch):
+        both.wait(300)                            # what has not begun would be cancelled
         if batch == "bad":
             raise FloatingPointError("loss inf")
         time.sleep(0.05)                          # meanwhile the other one has failed

@@ -12,6 +12,7 @@ import inspect
 import json
 import multiprocessing
 import os
+import tempfile
 import tomllib
 from contextlib import contextmanager
 from functools import reduce
@@ -124,21 +125,24 @@ def run_here(numbers, sample, path):
     plugin = Variants(found, sample)
     words = [*sorted(tests), "-s", "-q", "--tb=no", *recorder.PLUGINS]
     if pytest.main(words, plugins=[plugin]) == 0:
-        Path(path).write_text(json.dumps(plugin.outcomes), "utf-8")
+        path.write_text(json.dumps(plugin.outcomes), "utf-8")
 
 
-def outcomes(numbers, sample, path):
-    """{number: {variant: {test: whether it passed}}}"""
+def outcomes(numbers, sample):
+    """{number: {variant: {test: whether it passed}}}. It forks: call it where torch has one thread.
+    """
     for a in (assignments.load()[n] for n in numbers):
         variants(a, sample)                        # says so if a wrong answer does not fit the code
     how = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    process = multiprocessing.get_context(how).Process(
-        target=run_here, args=(list(numbers), sample, str(path)), daemon=True)
-    process.start()
-    process.join(600)
-    process.kill()
-    assert os.path.exists(path), "no outcome: a wrong answer loops, or a test with points is gone?"
-    return {int(n): found for n, found in json.loads(Path(path).read_text("utf-8")).items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "outcomes.json")
+        process = multiprocessing.get_context(how).Process(
+            target=run_here, args=(list(numbers), sample, path), daemon=True)
+        process.start()
+        process.join(600)
+        process.kill()
+        assert path.exists(), "no outcome: a wrong answer loops, or a test with points is gone?"
+        return {int(n): found for n, found in json.loads(path.read_text("utf-8")).items()}
 
 
 def faults(a, found):

@@ -31,7 +31,7 @@ def main(numbers):
     found = assignments.load()
     found = {n: found[n] for n in map(int, numbers or found)}
     with tempfile.TemporaryDirectory() as scratch:
-        outcomes = wrong_answers.outcomes(found, False, Path(scratch) / "outcomes.json")
+        outcomes = wrong_answers.outcomes(found, False)
         faults = []
         for n, a in found.items():
             some = wrong_answers.faults(a, outcomes[n]) + graded(a, Path(scratch) / str(n))
