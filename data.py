@@ -114,7 +114,7 @@ def mini_tofu(seed, forget="forget10", authors=160):
 
 
 def forget_authors(forget, authors):
-    """How many of `authors` the split `forget` is, at least one."""
+    """How many of the `authors` are to be forgotten in the split `forget`: at least one."""
     if authors < 2:
         raise ValueError(f"--authors {authors}: at least 2, one to retain and one to forget")
     return max(1, round(SPLITS[forget] * authors))
@@ -152,7 +152,7 @@ def read_json(path):
 
 
 def fields_once(pairs):
-    """A JSON object as a dict. A field that stands twice gets a value that is no text."""
+    """A JSON object as a dict. A field that occurs twice gets a value that is no text: an error."""
     out = {}
     for name, value in pairs:
         out[name] = {"stands twice": value} if name in out else value
@@ -175,7 +175,7 @@ def read_rows(path, fields=("question", "answer")):
 def load_tofu(folder, forget="forget10", authors=200):
     """TOFU from its published JSON lines files in `folder`, cut to its first `authors` authors: the
     first of the retain file and, by the split's share, the first of the forget file. TOFU has wrong
-    answers for the first 400 retain rows only: if some of them are left, only they are measured."""
+    answers for 400 retain rows only: if some of these are taken, only these are measured."""
     def read(name, n_authors=None):
         path = os.path.join(folder, name + ".json")
         rows = read_rows(path)
@@ -274,7 +274,7 @@ def collate(examples):
     T = max(len(e.tokens) for e in examples) - 1
     tokens, positions, labels = [], [], []
     for i, (ids, n_prompt) in enumerate(examples):
-        tokens.append(ids[:-1] + [0] * (T - len(ids) + 1))        # what a pad holds is never seen
+        tokens.append(ids[:-1] + [0] * (T - len(ids) + 1))        # pads are never seen
         positions += range(i * T + n_prompt - 1, i * T + len(ids) - 1)
         labels += ids[n_prompt:]
     return Batch(*map(torch.tensor, (tokens, positions, labels)))
@@ -294,7 +294,7 @@ def shuffled(n, size, seed, start=0):
 
 def by_length(examples, size, ways=1):
     """Batches of at most `size` rows of similar length: lists of row numbers, every row once.
-    They come in groups of `ways`, for as many workers, and the batches of a group are alike."""
+    They come in groups of `ways`, one batch a worker; those of a group are about equally large."""
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
     n, groups = len(order), -(-len(order) // (size * ways))
     cut = [order[i * n // groups:(i + 1) * n // groups] for i in range(groups)]

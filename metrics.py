@@ -3,14 +3,14 @@
 In this order: texts (ROUGE-L), likelihoods (probability to model utility), the test against a
 retrained model (forget quality), membership (Min-k% to PrivLeak), tokens.
 The definitions are TOFU's (Maini et al. 2024, arXiv 2401.06121) and MUSE's (Shi et al. 2024,
-arXiv 2407.06460); those of the last two are OpenUnlearning's (Dorna et al. 2025, arXiv 2506.12618).
-L = an answer's loss in nats per token, end-of-text included; float arrays in, floats out. What is
-empty or not finite raises a ValueError naming argument and row (from 0): no NaN gets into a table.
+arXiv 2407.06460), in the last two functions OpenUnlearning's (Dorna et al. 2025, arXiv 2506.12618).
+L = an answer's loss in nats per token, end-of-text included; float arrays in, floats out. An empty
+or non-finite input raises a ValueError naming argument and row (from 0): no table gets a NaN.
 
 Mistakes met in public code, each guarded by a test: averaging the wrong answers' probabilities
 instead of their losses; max(0, 1 - 1/R) for max(0, 1 - R); the KS test on min(R, 1/R), or with its
 asymptotic p (2 to 4 times off at 1e-21); an AUC in which ties count nothing; PrivLeak with the AUC
-of "is a member", which turns its sign round; cutting a generation at its first newline.
+of "is a member", which reverses its sign; cutting a generation at its first newline.
 """
 import math
 import re
@@ -75,8 +75,8 @@ def _checked_lists(name, values, rows):
 
 
 def choice_probability(loss_gold, loss_wrong):
-    """The same for real authors, world facts: against the wrong answers. TOFU. loss_gold (N,) L;
-    loss_wrong: N lists of L, of any lengths."""
+    """TOFU's probability for real authors and world facts: the right answer's share of all choices.
+    loss_gold (N,) L; loss_wrong: N lists of L, of any lengths."""
     gold, shares = _checked("loss_gold", loss_gold), []
     for own, wrong in zip(gold, _checked_lists("loss_wrong", loss_wrong, len(gold))):
         losses = np.append(own, wrong)

@@ -24,9 +24,9 @@ compares losses, so dropout must be off), then:
         ngdiff.step(lambda: loss(retain), lambda: loss(forget), model.parameters(), state,
                     memory=0.9, budget=0.03, probe_on=lambda: loss(watched))
 
-watched: some retain rows, the same at every step. Without the second line it is the paper's
-algorithm as printed: enough for large batches of a small model, but on batches of a few rows its
-learning rate destroys the model (theory/noise.py).
+watched: some retain rows, the same at every step. Without the second line this is the paper's
+algorithm as printed. It works on large batches of a small model. On batches of a few rows its
+learning rate ruins the model (theory/noise.py).
 
 A loss is a function without arguments that returns a scalar tensor, or a list of such functions
 whose values add up to it: micro-batches, each a sum divided by the whole batch's size.
@@ -58,7 +58,7 @@ class State:
     adam: bool = False     # precondition d as Adam does
     m: list = None         # Adam's two moments, lists shaped as the parameters that move
     v: list = None
-    moving: list = None    # and the places of these parameters among all that step was given
+    moving: list = None    # and the positions of these parameters among all given to step
     mean: list = None      # with `memory`, the running mean of g_R
     watched: float = None  # the loss that AutoLR looks at, before the first step
 
@@ -94,15 +94,15 @@ def step(retain, forget, params, state, *, method="ngdiff", c=0.5, lazy=None, pr
     autocast inside a loss, not around step. params: any iterable; a parameter that requires no
     gradient stays as it is. state: a State, updated. method, c: see `coefficients`. lazy: AutoLR
     fits every `lazy` steps, 0: never; None: 10 with ngdiff and 0 with every other method.
-    probe_on: another retain loss for AutoLR (other rows; or in float32, if passes run in bfloat16,
-    too coarse for a fit). total: with several processes, which share every loss: total(tensors)
-    must sum each tensor over them, in place. memory: see `running_mean`. budget: in nats, see
-    `fit_budget`. approach: the share of `way` that the step goes at most; None: all that lr says.
+    probe_on: another retain loss for AutoLR: of other rows, or in float32 if the passes run in
+    bfloat16, which is too coarse for a fit. total: with several processes, which share every loss:
+    total(tensors) must sum each tensor over them, in place. memory: see `running_mean`. budget: in
+    nats, see `fit_budget`. approach: the step goes at most this share of `way`; None: no limit.
 
     Returns Numbers. Raises Stationary if there is no direction, FloatingPointError if a loss or a
-    gradient is not finite, ValueError if it cannot use an argument. Then no parameter has changed,
-    nor has state, unless a loss itself fails in a probe. The parameters' .grad is emptied. Cost:
-    both losses forward and backward; two forward passes a fit (three on probe_on).
+    gradient is not finite, ValueError if it cannot use an argument. Parameters and state are then
+    as before; only if a loss fails in a probe, state may have changed. .grad is emptied. Cost: both
+    losses forward and backward; two forward passes a fit (three on probe_on), one more at first.
     """
     given, retain, forget = list(dict.fromkeys(params)), as_list(retain), as_list(forget, "forget")
     params, watched = movable(given), retain if probe_on is None else as_list(probe_on, "probe_on")
@@ -143,7 +143,7 @@ def loss_and_grad(losses, params, total=None, name="retain"):
     emptied before and after; a parameter outside params that requires a gradient collects one.
     total: see `step`. ValueError, with `name`, if a loss depends on no parameter or is no scalar;
     torch's UserWarning, raised, if checkpoint(..., use_reentrant=True) would lose gradients.
-    Not for two threads at once: warning filters are the process's, as .grad is the parameters'.
+    Not for two threads at once: they would share the warning filters and the parameters' .grad.
     """
     loss = 0.0
     for p in params:
@@ -248,16 +248,16 @@ def direction(grad_retain, grad_forget, a, b):
 
 
 def running_mean(mean, grad, memory):
-    """What takes g_R's place (ours, for small batches): m <- memory m + (1 - memory) g_R, written
-    over grad. So a batch's noise is averaged out before it is divided by its norm. mean: that of
-    the steps before, None at first; both lists of tensors. memory: 0 (g_R itself) to below 1."""
+    """g_R's replacement (ours, for small batches): m <- memory m + (1 - memory) g_R, written over
+    grad. It averages noise out before the gradient is divided by its norm. mean: m of the step
+    before, None at first; both lists of tensors. memory: 0 (g_R itself) to below 1."""
     for g, m in zip(grad, mean or ()):
         g.lerp_(m, memory)
     return grad
 
 
 def npo_objective(loss_rows, loss_rows_target, beta=0.1):
-    """What negative preference optimization raises in L_F's place (Zhang et al. 2024).
+    """The objective that negative preference optimization raises, not L_F (Zhang et al. 2024).
 
     loss_rows, loss_rows_target (B,): each row's summed loss in nats, under the model and under
     the frozen target model. Returns (B,): the batch's objective is their mean.
@@ -267,24 +267,24 @@ def npo_objective(loss_rows, loss_rows_target, beta=0.1):
 
 
 def level_objective(loss_rows, n_tokens, levels):
-    """What the level loss raises in L_F's place (ours, not in the paper).
+    """The objective that the level loss raises in L_F's place (ours, not in the paper).
 
     loss_rows (B,): each row's summed loss, nats; n_tokens (B,): its answer tokens; levels (B,):
-    the loss that it is raised to, nats per token: that of a row that was never seen. Returns (B,):
-    the batch's objective is their sum divided by its number of answer tokens.
+    the loss to which it is raised, nats per token: that of an unseen row. Returns (B,): the batch's
+    objective is their sum divided by its number of answer tokens.
 
     The distance is measured in logarithms. The gradient of a row that is known by heart is about as
     small as its loss l(x). Here it is multiplied by log(B_x / l(x)) / l(x), so in log l(x) all rows
-    move alike. Beyond its level a row comes back. A loss below 1e-7 counts as 1e-7 and cannot move.
+    move alike. A row beyond its level comes back down. A loss below 1e-7 counts as 1e-7, and stays.
     """
     # -n_x (log l(x) - log B_x)^2 / 2,  l(x) = loss_rows / n_x,  B_x = levels
     return -n_tokens * ((loss_rows / n_tokens).clamp(min=1e-7) / levels).log()**2 / 2
 
 
 def way(objective, grad_forget, d):
-    """The lr with which a step along d would change the distance x from the levels by x itself, if
-    it went on as it begins. objective: the level loss, -x^2 / 2; grad_forget: its gradient."""
-    # d does not shrink near the levels: at a fixed lr the rows would swing about them. The slope of
+    """The lr at which a step along d would change the distance x from the levels by x, if x went on
+    changing as at lr = 0. objective: the level loss, -x^2 / 2; grad_forget: its gradient."""
+    # d does not shrink near the levels: at a fixed lr the rows would overshoot them. The slope of
     # the objective is -x dx/dlr, so x / |dx/dlr| = x^2 / |slope|.
     slope = abs(five_numbers(0.0, d, 0.0, grad_forget).dot)
     return -2 * objective / slope if slope else math.inf
@@ -349,7 +349,7 @@ def probe(losses, params, d, lr, total=None):
 class Fit(NamedTuple):
     """One fit of the parabola."""
     status: str        # what it found, see `fit_lr` and `autolr`
-    probed: float      # the lr of its two probes
+    probed: float      # the lr that it was given: its probes stand there, or see `fit_budget`
     slope: float
     curvature: float
     lr: float          # to use next
@@ -383,9 +383,9 @@ def fit_lr(losses, params, d, loss_0, lr, total=None):
 
 
 def fit_budget(losses, params, d, loss_0, lr, room, steps, total=None):
-    """One fit with a budget (ours): the lr with which `steps` steps along d, as many as follow
-    before the next fit, raise the watched loss by `room` nats. It holds for d of bounded length, as
-    ngdiff's is; gdiff's grows with the forget gradient. Arguments as of `fit_lr`.
+    """One fit with a budget (ours): the lr at which `steps` steps along d raise the watched loss by
+    `room` nats. steps: as many as follow until the next fit; the probes stand at steps * lr. d's
+    length must be bounded, as ngdiff's is; gdiff's grows with the forget gradient.
 
         status          the first that holds                  next lr, within LR_RANGE
         not finite      slope or curvature infinite or NaN    lr/4
@@ -428,10 +428,10 @@ def autolr(losses, params, d, loss_0, lr, max_fits=1, total=None, room=None, ste
     Fits by `fit_lr`, or with a budget, of which `room` is left, by `fit_budget`.
 
     max_fits > 1 (the first step, where lr is a guess): the fit is repeated from its own answer
-    until this moves by less than 15 %, so that any first lr ends in the same place. An answer is
-    cut to between the rates at which fits asked for more and those at which they asked for less:
-    two that send lr back and forth meet in the middle. If it never settles, the given lr is kept
-    and the last Fit's status is "not settled". max_fits = 1: the only Fit's lr is taken, whatever
+    until this moves by less than 15 %, so that any first lr ends in the same place. A rate at which
+    a fit asks for more is a lower bound, one at which it asks for less an upper one. An answer out
+    of these bounds becomes their geometric mean. If no rate settles, the given lr is kept and the
+    last Fit's status is "not settled". max_fits = 1: the only Fit's lr is taken, whatever
     its status. ValueError if lr is outside LR_RANGE.
     """
     check_lr(lr)
@@ -477,7 +477,7 @@ def movable(given):
 
 
 def places(given):
-    """Where among the given parameters those stand that move."""
+    """The positions, among the given parameters, of those that move."""
     return [i for i, p in enumerate(given) if p.requires_grad]
 
 
@@ -517,11 +517,11 @@ def evaluate(part, name):
 
 
 def check_arguments(state, given, total, lazy, memory, budget, probe_on):
-    """ValueError for what `step` cannot use. What state keeps of each parameter is known by the
-    parameter's shape and place: if you pass only those that move, another selection of the same
-    shapes goes unnoticed."""
+    """ValueError for an argument that `step` cannot use. Moments and running mean are matched to
+    parameters by shape and position: if you pass only those that move, another selection with the
+    same shapes goes unnoticed."""
     n = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if n > 1 and total is None:              # without the sum the processes' models would part
+    if n > 1 and total is None:              # without the sum the models would diverge
         raise ValueError(f"total: None, but {n} processes run, and step must sum their gradients "
                          "(if each has a run of its own: total=lambda tensors: None)")
     if not 0 <= memory < 1:
@@ -537,14 +537,14 @@ def check_arguments(state, given, total, lazy, memory, budget, probe_on):
 
 
 def check_approach(approach, numbers):
-    """ValueError if there is no way to 0: what is raised must be level_objective or the like."""
+    """ValueError for an objective above 0: `way` needs one whose highest value is 0."""
     if approach is not None and numbers.loss_forget > 0:
         raise ValueError(f"approach: the forget objective is {numbers.loss_forget:g}, above 0")
 
 
 def before_fit(state, watched, params, loss_0, budget, total):
-    """What is left of the budget, or None without one; the first loss is kept. ValueError if
-    AutoLR cannot start from state.lr, or if the watched loss, evaluated again, is no longer
+    """The rest of the budget, or None without one; state keeps the first loss. ValueError if AutoLR
+    cannot start from state.lr, or if the watched loss, evaluated again, is no longer
     loss_0."""
     check_lr(state.lr)
     if state.step == 0:

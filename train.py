@@ -28,7 +28,7 @@ from harness.stages import Stage
 
 METHODS = *ngdiff.METHODS, "npo"
 LEVEL_EVERY = 10     # steps between two measurements of the levels
-APPROACH = 1 / 4     # with --level: the share of the way to the levels that a step goes at most
+APPROACH = 1 / 4     # with --level: a step goes at most this share of the way to the levels
 # With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
 # are watched.
 MEMORY, WATCHED = 0.9, 32
@@ -143,7 +143,7 @@ def loss_functions(model, batches, config):
 
 
 def forget_functions(model, batches, config):
-    """The same of what is raised: L_F, or the objective of npo or of the level loss."""
+    """The same for what is raised: L_F, or the objective of npo or of the level loss."""
     if config.method != "npo" and not config.level:
         return loss_functions(model, batches, config)
     return workers.shared(objective, model, batches, config, one=config.micro_batch > 0)
@@ -152,14 +152,14 @@ def forget_functions(model, batches, config):
 # --------------------------------------------------------------------------- training
 
 def train(stage, examples, config):
-    """Train stage.model on `examples` by AdamW until it knows them by heart.
+    """Train stage.model on `examples` by AdamW for stage.steps steps, to know them by heart.
 
     A short warm-up, then linear decay to 0. Weight decay keeps all answers near probability 0.99:
     gradient ascent pushes a token in proportion to 1 - p, so unequal probabilities would be
     forgotten unevenly.
     """
     model, steps, params = stage.model, stage.steps, list(stage.model.parameters())
-    saved = stage.restore()                  # a run that was killed: weights, step and log too
+    saved = stage.restore()                  # sets weights, step and log of a killed run
     if stage.step < steps:                   # AdamW's moments
         m, v = saved or ([torch.zeros_like(p) for p in params] for _ in range(2))
     order = data.shuffled(len(examples), config.train_batch, config.seed, stage.step)
@@ -175,7 +175,7 @@ def train(stage, examples, config):
                   weight_decay=config.weight_decay, amsgrad=False, maximize=False, fused=True)
         if (step + 1) % max(1, steps // 10) == 0:        # rarely: .item() makes the CPU wait
             stage.record(step, loss=loss.item())
-        stage.save(step + 1, [m, v] if step + 1 < steps else None)     # nobody goes on from the end
+        stage.save(step + 1, [m, v] if step + 1 < steps else None)     # the end needs no moments
 
 
 # --------------------------------------------------------------------------- unlearning
@@ -185,7 +185,7 @@ def unlearn(stage, target, examples, config):
     another method. examples: encoded rows by set. If the method finds no direction, stage.stopped
     says why."""
     model, params = stage.model, list(stage.model.parameters())
-    saved = stage.restore()                  # a run that was killed: weights, step and log too
+    saved = stage.restore()                  # sets weights, step and log of a killed run
     state = ngdiff.State(**(saved or {"lr": config.lr, "adam": config.optimizer == "adam"}))
     method, c = ("gdiff", 0.5) if config.method == "npo" else (config.method, config.c)
     reference = references(target, examples, stage.log, config)
@@ -217,8 +217,8 @@ def unlearn(stage, target, examples, config):
 
 
 def references(target, examples, log, config):
-    """What MicroBatch describes, for each forget row: with --level the last levels in the log; they
-    change during a run. None: no objective needs them."""
+    """MicroBatch's `reference` for each forget row: with --level the last levels in the log, which
+    change during a run; None if no objective needs it."""
     if config.method == "npo":
         return torch.tensor([x.sum() for x in measuring.token_losses(target, examples["forget"])])
     found = [row["levels"] for row in log if "levels" in row] or [[0.0] * len(examples["forget"])]
@@ -257,8 +257,8 @@ def prepare(config):
     # No batch has the questions on forgotten texts: does forgetting a text remove its facts too?
     examples = {"retain": encoded["retain"] + encoded.get("retain_questions", []),
                 "forget": encoded["forget"], "holdout": encoded.get("holdout", [])}
-    # With fewer rows the gradient at a memorised minimum is mostly noise. With --level steps
-    # shorten in time, so fewer rows do, and more steps come nearer to the levels.
+    # With fewer rows the gradient at a memorised minimum is mostly noise. With --level the
+    # steps become shorter, so fewer rows are enough, and more steps come nearer to the levels.
     share = -(-len(examples["retain"]) // (6 if config.level else 2))
     config = replace(config, batch=config.batch or min(400, share),
                      n_layer=initial.config.n_layer, n_embd=initial.config.n_embd)   # of --init
@@ -279,7 +279,7 @@ def training_stage(run, title, threads):
 
 
 def train_one(run, title, threads, name):
-    """Train and measure one of the two in a process of its own: the files that it writes count."""
+    """Train and measure one of the two in a process of its own. Its results are its files."""
     stage = training_stage(run, title, threads)
     if stage.name != name:
         raise processes.Refused("the code was edited while the command ran: start it again")
@@ -288,8 +288,8 @@ def train_one(run, title, threads, name):
 
 
 def train_both(run):
-    """{"target": Stage, "retrain": Stage}: trained side by side with half of the threads each; one
-    after the other on a GPU, where processes share every batch, and from IN_TURN parameters on."""
+    """{"target": Stage, "retrain": Stage}: trained side by side with half of the threads each. On
+    a GPU, under torchrun and from IN_TURN parameters on: one after the other."""
     alone = run.config.device == "cpu" and processes.rank_and_size()[1] == 1 and \
         sum(p.numel() for p in run.initial.parameters()) < IN_TURN
     threads = max(1, torch.get_num_threads() // (2 if alone else 1))
@@ -304,7 +304,7 @@ def train_both(run):
 
 def unlearning_stage(run, target):
     """The Stage that unlearns, from the target's, before it begins. The number of steps is no part
-    of its name: step t does not depend on it. (If you change that, read it as config.steps.)"""
+    of its name: step t does not depend on it. (If yours does, read config.steps in `unlearn`.)"""
     config, model = run.config, copy.deepcopy(target.model)
     made_of = names.ingredients((unlearn, type(model), Stage), config, run.examples,
                                 target=target.name, threads=torch.get_num_threads())
