@@ -1,8 +1,8 @@
 """What surrounds a run: flags, stages and files, processes, the report. No method is in here.
 
-Imported before torch: threads that wait for each other then sleep instead of spinning. On an idle
-machine that costs a few per cent. Beside other work, as on a laptop with a browser open, spinning
-threads take the cores from the threads that they wait for.
+Imported before torch, so that waiting threads sleep instead of spinning. On an idle machine that
+costs a few per cent. Beside other work, as on a laptop with a browser open, spinning threads would
+take the cores from the threads that they wait for.
 """
 import glob
 import os

@@ -35,8 +35,8 @@ def lock(descriptor, wait):
 
 @contextlib.contextmanager
 def turn(folder):
-    """Make `folder` if need be, and wait while another process writes several files there. Where
-    locks are missing nobody waits: each file is whole all the same."""
+    """Make `folder` if need be, and wait while another process writes several files there. Without
+    locks nobody waits, and each file is still whole."""
     os.makedirs(folder, exist_ok=True)
     at = os.open(folder, os.O_RDONLY) if fcntl else None
     try:
@@ -58,7 +58,7 @@ def sweep(folder):
 
 def write(folder, files, remove=()):
     """Write `files`, a dict of names and bytes (or functions that write to an open file), into
-    `folder`, all of them or, if that fails, none; delete those of the names `remove`. Raises
+    `folder`, all of them or, if that fails, none. Also delete the files named in `remove`. Raises
     OSError."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(turn(folder))

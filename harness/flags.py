@@ -16,9 +16,9 @@ from ngdiff import LR_RANGE
 
 OUTPUTS = ("config.json", "log.csv", "results.json", "curves.png", "samples.txt", "model.pt")
 
-# The learning rate where --lr is not given and AutoLR does not fit it: for SGD and Adam, plain,
-# then for SGD and Adam with the level. Found by `python -m experiments.rates`. gdiff's go with the
-# c in their name; another c needs an --lr.
+# The learning rate if --lr is not given and AutoLR does not fit it: SGD and Adam, plain; then SGD
+# and Adam, with the level. Found by `python -m experiments.rates`, except retain's. gdiff has rates
+# for the c in its name; another c needs an --lr.
 RATES = {
     "ngdiff": (0.03, 1e-4, 0.02, 5e-5),
     "gdiff 0.9": (0.35, 5e-5, 0.16, 3.2e-3),
@@ -67,21 +67,21 @@ def parse(Config, argv, doc):
     kinds = {"gguf": init.endswith(".gguf"), "init": bool(init),
              "muse": muse.is_folder(given.get("data", "")), "level": "level" in given,
              "data": not built_in}
-    # The first kind that is so, and has a default, decides.
+    # The first kind that applies and has a default decides.
     defaults = {f.name: next((f.metadata["other"][k] for k, so in kinds.items()
                               if so and k in f.metadata["other"]), f.default)
                 for f in fields(Config)}
     defaults["tiny"] = built_in
     defaults["lazy"] = 10 if given.get("method", "ngdiff") == "ngdiff" else 0
     if given.get("method", "ngdiff") != "ngdiff" or given.get("lazy") == 0:
-        defaults["budget"] = 0.0             # nobody would keep it
+        defaults["budget"] = 0.0             # no fit would keep it
     config = Config(**{**defaults, **given})
     check(config, given)
     config.lr = config.lr or default_rate(config)
     config.device = device(config.device)
     config.out = config.out or os.path.join("out", folder_name(config, given))
     files.check_folder("--out", config.out)
-    files.check_folder("--cache", config.cache, os.X_OK)     # complete, it may be read-only
+    files.check_folder("--cache", config.cache, os.X_OK)     # a full cache may be read-only
     check_inputs(config)
     if on_disk() != SOURCES:
         raise ValueError("the code was edited while it was read: start again")
@@ -98,8 +98,8 @@ def default_text(f):
 
 
 def device(name):
-    """The device that is meant: with "auto" a GPU that torch can use, if there is one. ValueError
-    if there is none of that name."""
+    """The device of that name; "auto" is a GPU if torch can use one, else the CPU. ValueError if
+    torch sees no such device."""
     there = ["cuda"] * torch.cuda.is_available() + \
         ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if name not in ("auto", *there):
@@ -108,8 +108,7 @@ def device(name):
 
 
 def check_inputs(config):
-    """ValueError if a file that the run reads is one that it would write, or lies where it would
-    write."""
+    """ValueError if the run would overwrite a file that it reads."""
     own = {os.path.realpath(os.path.join(config.out, name)) for name in OUTPUTS}
     for name in ("init", "data"):
         if (path := getattr(config, name)) and os.path.realpath(path) in own:
@@ -124,7 +123,7 @@ def check_bound(name, value):
 
 
 def check(config, given):
-    """ValueError for what would fail later, or be ignored."""
+    """ValueError for flags that would fail later or be ignored."""
     for name in filter(BOUNDS.get, given):       # in their order: the first mistake is named
         check_bound(name, given[name])
     wrong = {
@@ -183,8 +182,8 @@ def default_rate(config):
 
 
 def folder_name(config, given):
-    """A name made of the flags: two commands with other flags have other folders. A path in --data
-    or --init is shortened to its last part and a digest of the whole."""
+    """A name made of the flags: commands with different flags have different folders. A path in
+    --data or --init is shortened to its last part and a digest of the whole."""
     own = ("tiny", "data", "method", "seed", "out", "cache")
 
     def short(path):
@@ -217,8 +216,8 @@ def mistakes():
 
 @contextlib.contextmanager
 def troubles():
-    """While a command is at work: Ctrl-C (exit code 130), numbers that run away, a full memory or
-    disk (1) and what shows late of a mistake (2) end with one line."""
+    """While a command is at work, these end it with one line: Ctrl-C (exit code 130), numbers that
+    run away, full memory or disk (1), and a mistake that shows only now (2)."""
     try:
         yield
         sys.stdout.flush()
@@ -238,7 +237,7 @@ def troubles():
         except OSError:                # nothing more can be said there, not even at Python's exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         end(f"stopped: {e}")
-    except (RuntimeError, MemoryError) as e:   # on the CPU, torch says it in words alone
+    except (RuntimeError, MemoryError) as e:   # on the CPU, torch says it only in words
         if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "allocate" not in str(e):
             raise
         end(f"out of memory: {str(e).splitlines()[0] if str(e) else e!r}; the same result in less "
@@ -255,7 +254,7 @@ def end(why, code=1):
 
 
 def command(ready, act, argv=None):
-    """act(ready(argv)): a whole command whose mistakes all show in `ready`."""
+    """act(ready(argv)): a whole command. `ready` finds a user's mistakes."""
     with mistakes():
         asked = ready(sys.argv[1:] if argv is None else argv)
     with troubles():

@@ -3,7 +3,7 @@ ggml's docs/gguf.md (github.com/ggml-org/ggml).
 
 A file holds a head (keys with values, then each tensor's name, shape, type and place) and the
 tensors' numbers. It may come from a stranger: each count, length and place is checked before it is
-used, and what is not known here is refused by its name, not skipped.
+used. What is not known here and may change the model is refused by its name, not skipped.
 """
 import math
 import os
@@ -23,8 +23,8 @@ KINDS = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32
          8: ("Q8_0", 32, 34), 30: ("BF16", 1, 2)}
 MOST = 2**20            # keys, tensors, or items of a list
 
-# What a file must say: numbers above 0, lists; and keys that may have these values only, None where
-# the key may be missing. Other keys of "llama." are refused: they may change the model.
+# NUMBERS (above 0) and LISTS must be in a file. ONLY: keys with the values known here, None if the
+# key may be missing. Other keys of "llama." are refused: they may change the model.
 LLAMA, TOKENS = "llama.", "tokenizer.ggml."
 NUMBERS = {LLAMA + "rope.freq_base": float, LLAMA + "attention.layer_norm_rms_epsilon": float} | {
     LLAMA + key: int for key in ("block_count", "context_length", "embedding_length",
@@ -37,7 +37,7 @@ ONLY = {"general.architecture": ("llama",), TOKENS + "model": ("gpt2",),
         TOKENS + "add_space_prefix": (False, None), LLAMA + "rope.scaling.type": ("none", None)}
 NORMAL, CONTROL = 1, 3      # types of a token
 
-# smollm's way of cutting text into pieces: every digit alone, then GPT-2's way in between.
+# smollm's way of cutting text into pieces: each digit is a piece; between digits GPT-2's way.
 PATTERN = (r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?=\p{N})|\s+(?!\S)|\s+")
 
 
@@ -108,7 +108,7 @@ class Reader:
 
     def value(self, key):
         """The value of a key: a number, a text or a list of them. A list that nobody needs is
-        passed over."""
+        skipped."""
         kind, n = self.number("I"), None
         if kind == LIST:
             kind, n = self.number("I"), self.count("Q", f"items of {key!r:.60}")
@@ -122,7 +122,7 @@ class Reader:
         return list(items) if key in LISTS else sum(0 for _ in items)
 
     def pairs(self, n, what, read):
-        """{text: read(text)} of n texts that stand before a value each."""
+        """{text: read(text)} of n texts, each followed by its value."""
         found = {}
         for _ in range(n):
             if (name := self.text()) in found:
@@ -144,8 +144,8 @@ class Reader:
 
 
 def read(path):
-    """{name: Stored} of a file, and "gguf": what it says of model and tokenizer. ValueError if it
-    is damaged, or says anything that is not done here."""
+    """{name: Stored} of a file, and "gguf": its keys on model and tokenizer. ValueError if it is
+    damaged, or asks for something that is not done here."""
     file = Reader(path)
     if file.bytes(4).tobytes() != b"GGUF" or file.number("I") not in (2, 3):
         raise ValueError(f"{path}: no GGUF file of version 2 or 3, little-endian")
@@ -170,7 +170,7 @@ def read(path):
 
 
 def checked(path, found):
-    """What is needed of a file's keys and values. ValueError names the key that is missing, of
+    """The needed ones of a file's keys and values. ValueError names a key that is missing, of
     another type, out of bounds, or not known."""
     for key, kind in NUMBERS.items():
         if type(x := found.get(key)) is not kind or not 0 < x < 2**30:
@@ -204,8 +204,8 @@ def letters():
 
 
 class Vocabulary(tiktoken.Encoding):
-    """The tokenizer of a file, by what it says. The ids are the file's. tiktoken wants all 256
-    bytes: those without a token get ids behind the vocabulary, and text with one is refused."""
+    """The tokenizer that a file describes, with the file's ids. tiktoken wants all 256 bytes: those
+    without a token get ids after the vocabulary, and text with such a byte is refused."""
 
     def __init__(self, said, path="tokenizer"):
         self.said, tokens, types = said, said[TOKENS + "tokens"], said[TOKENS + "token_type"]

@@ -58,7 +58,7 @@ def level_pairs(forget, holdout, seed):
 
 def level(model, examples, seed):
     """Each forget row's level, `levels`: the loss of the holdout row that it is paired with, nats
-    per answer token. It drifts as the model changes, so it is measured again and again. And the
+    per answer token. It drifts as the model changes, so it is measured again and again. Also the
     LEVEL_COLUMNS of log.csv: quantiles of the forget and the holdout rows' losses."""
     pairs = level_pairs(examples["forget"], examples["holdout"], seed)
     loss = {k: [x.mean() for x in token_losses(model, examples[k])] for k in ("forget", "holdout")}
@@ -68,8 +68,8 @@ def level(model, examples, seed):
 
 
 def generate(model, tokenizer, prompts, longest, batch_size=256):
-    """Greedy continuations of N prompts, as lists of token ids: up to the end of text, or one token
-    more than `longest`."""
+    """Greedy continuations of N prompts, as lists of token ids: up to the end of text, but at most
+    `longest` + 1 tokens."""
     out = [None] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for at in range(0, len(order), batch_size):
@@ -88,8 +88,8 @@ def measured_rows(rows):
 def measure(model, tokenizer, rows):
     """What a model does on one set of rows (those of `measured_rows`): a dict of lists
     with an item a row: `loss`, `min_k`, `prompts`, `gold` and `answers` (question, gold answer,
-    the model's greedy one, which may be as long as the longest gold one), `rouge` (ROUGE-L recall);
-    and, with wrong answers, `loss_wrong` (a list a row) and `log_ratio`.
+    the model's greedy one, at most one token longer than the longest gold one), `rouge` (ROUGE-L
+    recall); and, with wrong answers, `loss_wrong` (a list a row) and `log_ratio`.
     Cost: a forward pass over each row's answers and one generation a row."""
     rows = measured_rows(rows)
     examples = encode_rows(tokenizer, rows)
@@ -130,9 +130,9 @@ def wrong_losses(model, tokenizer, rows):
 def summary(measured, retrained):
     """A model's column of the results table: a flat dict of floats. measured: `measure` of each
     set, by its name (of texts `sources.measure_texts`); retrained: the same of the retrained model.
-    Losses are means over rows, nats per token. What the data do not define is left out:
+    Losses are means over rows, nats per token. A number that the data do not allow is left out:
 
-        {set}_loss, {set}_prob        forget, retain (holdout: the loss alone); world_prob and
+        {set}_loss, {set}_prob        forget, retain (holdout: only the loss); world_prob and
                                       real_authors_prob need wrong answers
         {set}_rouge                   forget, retain, world, real_authors; of texts {set}_verbmem
         {set}_knowmem                 where there are {set}_questions
@@ -184,7 +184,7 @@ def summary_of_set(name, m):
 
 
 def membership(measured, retrained):
-    """membership_auc (by L) and privleak (by Min-40%), where there are ENOUGH_ROWS for them."""
+    """membership_auc (by L) and privleak (by Min-40%), if there are ENOUGH_ROWS for them."""
     if min(len(measured[k]["loss"]) for k in ("forget", "holdout")) < ENOUGH_ROWS:
         return {}
     auc = {key: [metrics.membership_auc(m["forget"][key], m["holdout"][key])

@@ -39,11 +39,11 @@ def is_folder(path):
 # --------------------------------------------------------------------------- reading
 
 def load(folder, documents=0):
-    """The sets of rows. documents: take only the first so many of each file; 0: all. Few of the
-    published prompts, questions and texts are about so few documents. So with `documents` VerbMem
-    is of their beginnings (a published prompt goes on in documents after the one in which it
-    begins), a question is kept if its answer occurs in one of them, and PrivLeak compares them with
-    the first of its holdout texts. ValueError names the file and item that is missing or wrong."""
+    """The sets of rows. documents: take only this many of each file, the first ones; 0: all. Few
+    published prompts, questions and texts belong to these. So with `documents` VerbMem uses the
+    beginnings of the documents taken (the text of a published prompt continues in later ones), a
+    question is kept if its answer occurs in one of them, and PrivLeak compares them with the first
+    of its holdout texts. ValueError names the file and item that is missing or wrong."""
     rows = {name: texts(folder, f"raw/{file}")[:documents or None] for name, file in RAW.items()}
     learned = {"forget": rows["forget"], "retain": rows["retain"] + rows["retain2"]}
     prompts = pairs(folder, "verbmem/forget", "prompt", "gt")
@@ -133,7 +133,7 @@ def measure_documents(model, tokenizer, rows):
 
 
 def sequence(tokenizer, row, T):
-    """VerbMem's prompt and how it goes on, as token ids: the end of a published prompt and the
+    """VerbMem's prompt and its continuation, as token ids: the end of a published prompt and the
     beginning of its text, or the halves of a document's first window."""
     n = min(CONTINUED, T // 2)
     if not row["question"]:
@@ -149,8 +149,8 @@ def halves(window, n=None):
 
 
 def continued(model, tokenizer, pairs):
-    """How the model continues each prompt, for as many tokens as its `gold` has. pairs: of the two,
-    as lists of token ids; texts come out."""
+    """How the model continues each prompt, for as many tokens as its gold continuation has. pairs:
+    (prompt, gold), lists of token ids. Returns texts."""
     prompts, gold = zip(*pairs)
     said = measuring.generate(model, tokenizer, prompts, max(map(len, gold)))
     text = lambda some: [tokenizer.decode([t for t in ids if t != tokenizer.eot_token]).strip()
@@ -160,7 +160,7 @@ def continued(model, tokenizer, pairs):
 
 
 def ask(model, tokenizer, rows, examples):
-    """The answers to questions. Before a question stand as many of the last worked examples as fit.
+    """The answers to questions. As many of the last worked examples as fit precede each question.
     An answer ends where the model begins another question, as in MUSE."""
     n = min(ANSWERED, model.config.block_size // 2)
     room = model.config.block_size - n

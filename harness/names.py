@@ -1,5 +1,5 @@
-"""Names that determine their content: what a stage gives is kept under a name made of all that it
-depends on. So a finished stage is used again exactly when that is right.
+"""Names that determine their content: a stage's result is kept under a hash of all that it depends
+on. So a finished stage is used again exactly when that is right.
 
 Nothing is listed by hand. From the stage's function on, `reach` finds every function, class and
 constant of the project that is named on the way, and every setting that is read there. Comments
@@ -37,8 +37,8 @@ def model_digest(model):
 def ingredients(starts, config, data, **others):
     """All that a stage's content depends on, as a dict that JSON can hold.
 
-    starts: functions and classes from which the code is reached. config: the Config, of which the
-    settings that this code reads are taken. data, others: what else goes in, as JSON or bytes.
+    starts: functions and classes from which the code is reached. config: the Config; the
+    settings that this code reads are taken. data, others: further inputs, as JSON or bytes.
     """
     code, read = reach(tuple((module_of(x), x.__name__) for x in starts))
     settings = {k: value for k, value in sorted(vars(config).items()) if k in read}
@@ -115,8 +115,8 @@ def imported(node):
 
 
 def changed(node):
-    """The names that a statement may define or change: the X of X = 1, but all in a statement that
-    calls something or does more, and AT_IMPORT."""
+    """The names that a statement may define or change: X for X = 1. For a statement that calls
+    something or does more: every name in it, and AT_IMPORT."""
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         return set()
     if isinstance(node, DEFINED):

@@ -36,7 +36,7 @@ def join_torchrun(device):
 
 
 def total(tensors):
-    """Sum each tensor over all processes, in place; alone, nothing is to be done."""
+    """Sum each tensor over all processes, in place; one process does nothing."""
     if dist.is_initialized():
         for handle in [dist.all_reduce(t, async_op=True) for t in tensors]:
             handle.wait()
@@ -55,7 +55,7 @@ def agree(found):
 
 
 def leave(code):
-    """End this process of a torchrun; if all went well, once all others have come here too."""
+    """End this process of a torchrun. If all went well, wait for the others first."""
     if code == 0:
         dist.barrier()
     sys.stdout.flush()
@@ -79,8 +79,8 @@ def prepare_worker(threads):
 
 def done(path):
     """The result of the job in a file, as bytes: torch would hand over tensors by a socket in
-    TMPDIR, whose path may have 107 letters at most. The file is deleted at once: nobody may be
-    left to do so."""
+    TMPDIR, whose path may have 107 letters at most. The file is deleted at once, since the parent
+    may be killed before it can."""
     with open(path, "rb") as f:
         function, job = pickle.load(f)
     os.remove(path)
@@ -90,9 +90,9 @@ def done(path):
 def side_by_side(function, jobs, workers, threads):
     """Yield (i, function(*jobs[i])) as they end, from `workers` processes of `threads` threads.
 
-    function must be importable by name, what it takes and gives must be picklable. If it raises,
-    or this process is interrupted or killed, the other jobs are ended. A job waits in a file: in a
-    pipe, a large one would be waited for without end if its worker dies meanwhile (Python 3.11).
+    function must be importable by name, its arguments and results picklable. If it raises, or this
+    process is interrupted or killed, the other jobs are ended. Jobs are handed over in files: if a
+    worker died while it read a large one from a pipe, this process would hang (Python 3.11).
     """
     if not jobs:
         return

@@ -35,7 +35,7 @@ def evaluate(model, tokenizer, rows):
 
 def measured(run, stage):
     """`evaluate` of a stage's model: from the cache if it was measured before. It is measured with
-    as many threads as the model was made with: so its numbers do not depend on who asks first."""
+    as many threads as the model was made with, so its numbers do not depend on who asks first."""
     made_of = names.ingredients((evaluate, type(stage.model)), run.config, run.rows,
                                 model=stage.name, step=stage.step)
     path = os.path.join(run.config.cache, f"measured-{names.digest(made_of)}.json")
@@ -50,7 +50,7 @@ def measured(run, stage):
 # --------------------------------------------------------------------------- text
 
 def aim(name):
-    """What a good unlearned model has there."""
+    """The ideal value of a measure, in words."""
     ideals = {"membership_auc": "0.5; below: over-forgotten", "forget_quality": "1",
               "privleak": "0; above: over-forgotten", "log10_forget_quality": "0"}
     as_retrain = name.startswith(("forget_", "holdout_"))
@@ -69,9 +69,9 @@ def table(models, aims=True):
 
 
 def nothing_to_forget(target, retrain):
-    """A line to print where the target model knows the forget rows no better, by 5 points, than the
-    retrained one, which never saw them; else "". Both: `measuring.summary`."""
-    # MUSE's published prompts end anywhere, so a small model may go on from none of them.
+    """A line to print if the target model does not know the forget rows better, by 5 points, than
+    the retrained one, which never saw them; else "". Both: `measuring.summary`."""
+    # MUSE's published prompts end anywhere, so a small model may continue none of them.
     points = {"forget_windows": 1, "forget_verbmem": 1, "forget_rouge": 0.01}
     key = next((k for k in points if k in target), None)
     if key is None or target[key] - retrain[key] >= 5 * points[key]:
@@ -116,7 +116,7 @@ def commit():
 
 
 def log_csv(log):
-    """log.csv: one row a step; a column that the step has not stays empty."""
+    """log.csv: one row a step; a cell is empty where the step has no such number."""
     out = io.StringIO()
     writer = csv.DictWriter(out, LOG_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -165,8 +165,8 @@ def curves(log, models, method):
 
 
 def draw_losses(ax, log, column, levels, models, method):
-    """The losses of the batch; with the level loss, instead of its objective, how the forget rows'
-    losses and those of the holdout rows, which are their levels, are spread."""
+    """The losses of the batch. With the level loss the spread of the forget rows' losses and of the
+    holdout rows' (their levels) takes the place of the objective."""
     steps = column("step")
     ax.plot(steps, column("loss_retain"), color="tab:blue", label="retain, to stay low")
     if fits := [row for row in log if row.get("room") is not None]:

@@ -1,7 +1,7 @@
 """The data that --data names: built in, TOFU's folder, MUSE's folder, a file of rows, or texts.
 
 Texts have the measures of MUSE (Shi et al. 2024, arXiv 2407.06460). A text is a row with an empty
-question. Beside data.py's sets there are two more:
+question. They add two sets to those of data.py:
   retain_questions      on the texts: learned and kept with them
   forget_questions      on the texts: learned with them, but in no unlearning batch
 """
@@ -109,7 +109,7 @@ def check_row(row, longest):
 
 def check_apart(rows):
     """ValueError for a row of forget or holdout that is in another set too: the retrained model, or
-    every model, would know it. In retain and the facts a row may repeat."""
+    every model, would know it. Retain rows and facts may repeat."""
     found = {}
     for name, some in rows.items():
         if "verbmem" in rows and name not in muse.RAW:
@@ -215,7 +215,7 @@ def mini_muse(seed, forget="forget10", authors=160):
 def measure_texts(model, tokenizer, rows):
     """A model measured on texts: as `measuring.measure`, but the prompt is the first half of a
     text's tokens (rounded down), and the answer is as long as the second half. `verbmem` is MUSE's,
-    but for the prompt, which has a fixed number of tokens there."""
+    except that MUSE's prompts have a fixed number of tokens."""
     examples = data.encode_rows(tokenizer, rows)
     out = measuring.measure_losses(model, examples)
     cut = [len(e.tokens) // 2 for e in examples]

@@ -1,8 +1,8 @@
 """Stages: the loops of train.py, each with its whole state in one file.
 
 A stage is the training of a model, or one unlearning. It saves its state now and then and at the
-end. So the same command finds a finished stage, goes on with one that was killed, and a larger
-number of steps prolongs it.
+end. So the same command finds a finished stage and continues a killed one, and a larger number of
+steps extends a stage.
 """
 import contextlib
 import glob
@@ -48,7 +48,7 @@ class Stage:
         return os.path.join(self.folder, f"{self.name}-{self.steps}.state")
 
     def restore(self):
-        """Bring back what is saved of this stage: weights, step and log. Returns the optimizer's
+        """Load what is saved of this stage: weights, step and log. Returns the optimizer's
         state, or None if nothing is saved and the stage begins."""
         device = next(self.model.parameters()).device
         for path in self.saved() if self.folder and self.step < self.steps else ():
@@ -137,7 +137,7 @@ def steps_in(path):
 
 
 def kept(path, make, *args):
-    """make(*args), as JSON has it: from the file `path`, or made and put there."""
+    """make(*args), as JSON has it: read from the file `path`, or computed and written there."""
     if f := open_sealed(path):
         with f:
             return json.load(f)
@@ -148,7 +148,7 @@ def kept(path, make, *args):
 
 def write_sealed(path, content):
     """Write what `content(file)` writes, behind its own SHA-256. Nothing is held in memory: a large
-    model's state is gigabytes. Of several processes the first alone writes."""
+    model's state is gigabytes. Of several processes only the first writes."""
     def sealed(f):
         f.write(bytes(32))
         content(f)

@@ -149,8 +149,8 @@ def gpt_name(name):
 
 
 def size_of(path, weights):
-    """The GPTConfig of these weights. No shape shows n_head: config.json says it, or else heads are
-    of 64, as in every published size. ValueError if config.json contradicts."""
+    """The GPTConfig of these weights. No shape shows n_head: it is config.json's, or else a head
+    has width 64, as in every published size. ValueError if config.json contradicts."""
     wte, wpe = (weights.get(f"transformer.{n}.weight", torch.empty(0)) for n in ("wte", "wpe"))
     if wte.dim() != 2 or wpe.dim() != 2 or not wte.numel():
         raise ValueError(f"{path}: should have wte.weight (V, C) and wpe.weight (T, C); {WHOLE}")
@@ -222,9 +222,8 @@ def llama_names(n_layer, old, new):
 def from_llama(path, said, weights, longest):
     """The Llama in a GGUF file, or in a model.pt of a run that began with one, float32 on the CPU.
 
-    said, weights: what `gguf.read` found, or model.pt's. Rows of `longest` tokens must fit into the
-    context, which else is 1,024 tokens, and never longer than the file says. ValueError as of
-    `from_gpt2`.
+    said, weights: what `gguf.read` found, or model.pt's. The context is 1,024 tokens, or `longest`
+    if that is more, but at most what the file says. ValueError as of `from_gpt2`.
     """
     of = lambda key: said[f"llama.{key}"]
     n_layer = min(of("block_count"), len(weights) // 9 + 1)      # 9 weights make a block
@@ -242,8 +241,8 @@ def from_llama(path, said, weights, longest):
 # --------------------------------------------------------------------------- back, and words
 
 def as_published(model, tokenizer=None):
-    """The model's weights, on the CPU, as published checkpoints of its kind hold them. With them
-    comes what belongs to the tokenizer: bytes of JSON, as a tensor."""
+    """The model's weights, on the CPU, as published checkpoints of its kind hold them; and the
+    tokenizer's content (`told`), bytes of JSON in a tensor."""
     state = {n: w.cpu() for n, w in model.state_dict().items()}
     if isinstance(model, Llama):
         del state["lm_head.weight"]                            # tied: the embedding again
@@ -258,8 +257,8 @@ def as_published(model, tokenizer=None):
 
 
 def told(tokenizer):
-    """What makes the tokenizer, by the name of its tensor in model.pt: the data's own words, or
-    what a GGUF file said. Of GPT-2's and of none: {}."""
+    """The content from which the tokenizer is made, by the name of its tensor in model.pt: the
+    data's own words, or a GGUF file's keys. For GPT-2's tokenizer and for none: {}."""
     if isinstance(tokenizer, gguf.Vocabulary):
         return {"gguf": tokenizer.said}
     return {"words": words} if tokenizer and (words := data.words_of(tokenizer)) else {}
@@ -278,7 +277,7 @@ def json_in(path, weights, name):
 
 
 def check_words(path, words, tokenizer):
-    """ValueError if the words that a model brings along are not the tokenizer's."""
+    """ValueError if the words in a model.pt are not the tokenizer's."""
     pairs = zip_longest(words, data.words_of(tokenizer) or ["a token of GPT-2's"])
     if differ := next((pair for pair in pairs if pair[0] != pair[1]), None):
         raise ValueError("--init {}: this model has learned other words than the data's: the first "
@@ -299,10 +298,10 @@ def gpt2_tokenizer():
 
 
 def initial_model(config, rows):
-    """(tokenizer, the model before training): the data's own words and random weights, the same for
-    a seed; or the published weights of --init, with the tokenizer that they bring along, else with
-    GPT-2's. GPT-2's vocabulary is often padded (to 50304, or by one token): the rows after the
-    tokenizer's stay, so that the logits are the published ones."""
+    """(tokenizer, the model before training): the data's own words and random weights, set by the
+    seed; or the weights of --init with the tokenizer in the same file, or with GPT-2's if there is
+    none. GPT-2's vocabulary is often padded (to 50304, or by one token). The rows behind the
+    tokenizer's are kept, so that the logits are the published ones."""
     path, found = config.init, read_weights(config.init) if config.init else {}
     if (said := json_in(path, found, "gguf")) is not None:
         tokenizer = gguf.Vocabulary(gguf.checked(path, said), path)

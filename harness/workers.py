@@ -1,8 +1,8 @@
 """Micro-batches side by side: each worker, a Python thread, evaluates its share of a loss.
 
 The operations of a small model are too small for torch to split them well over several threads.
-So the rows are split instead: a worker takes some of the micro-batches, and nobody waits inside
-an operation. ngdiff.py need not know: `shared` makes one loss function of many.
+So the rows are split instead: a worker takes some of the micro-batches, and no thread waits inside
+an operation. ngdiff.py does not see this: `shared` makes one loss function of many.
 """
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
@@ -34,8 +34,8 @@ def pool(n, threads):
 
 
 def set_threads(n):
-    """Give this Python thread n torch threads. At its first operation torch would give it as many
-    as any thread asked for last; asking for the number counts as an operation."""
+    """Give this Python thread n torch threads. At a thread's first operation torch resets its
+    number to the last one set in any thread; get_num_threads counts as that operation."""
     torch.get_num_threads()
     torch.set_num_threads(n)
 
@@ -63,8 +63,8 @@ def side_by_side(function, jobs, n):
 
 def shared(loss, model, batches, *rest, one=False):
     """Functions, as ngdiff.py takes them, that add up to loss(model, batch, *rest) over all
-    batches: one function that all workers evaluate together; or, with one worker (asked for or all
-    there are, see `count`), a function for each batch.
+    batches: one function that all workers evaluate together; or, with one worker (if `one` or
+    `count` says so), a function for each batch.
 
     Worker k takes every n-th batch, from the k-th on. The shares are added in a fixed order: the
     same number of workers gives the same bits.
