@@ -1,7 +1,7 @@
 """Which settings matter for AutoLR? python -m experiments.ablate NAME [flags of train.py]
 
-NAME is lazy, lr, batch, steps, forget or size: one setting takes several values, everything else is
-as the flags say. Prints a table with a line a value, and writes table.txt and ablate.json into
+NAME is lazy, lr, batch, steps, forget or size: this setting takes several values, all others are as
+the flags say. Prints a table with a line a value, and writes table.txt and ablate.json into
 --out (default: out/ablate-NAME).
 """
 from dataclasses import replace
@@ -44,7 +44,7 @@ def ready(argv):
 def unlearn_one(run, trained):
     """The numbers of one line of the table, as a dict; under `final` the MEASURES at the run's end.
     row_low, row_high: the lowest and the highest loss of a forget row, as a multiple of the holdout
-    rows' mean. Where the numbers ran away, only `ran away`."""
+    rows' mean. If the numbers ran away, only `ran away`."""
     unseen = shared.reference(run, trained["retrain"].model)
     try:
         stage = train.unlearned(run, trained["target"])

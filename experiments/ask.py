@@ -2,8 +2,8 @@
 
 RUN_FOLDER is a run folder of train.py, such as out/tiny-ngdiff-seed0. Prints the greedy answers of
 the target, the retrained and the unlearned model, a line each. The models are read from the cache,
-or made if they are not there. If something that made them has changed since the run, it says what
-and ends.
+or made if they are not there. If the code or data behind them has changed since the run, it names
+the change and ends.
 """
 import data
 from experiments import folders, shared

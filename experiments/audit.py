@@ -1,10 +1,10 @@
 """Is it gone, or only hidden? python -m experiments.audit RUN_FOLDER
 
-RUN_FOLDER is a run folder of train.py on questions, as ask.py has it. Four tests, on the target,
-the retrained, the unlearned and a fresh, random model:
+RUN_FOLDER is the folder of a run of train.py on questions, as for ask.py. Four tests, on the
+target, the retrained, the unlearned and a fresh, random model:
   relearning   train on a quarter of the forget rows: do the *other* forget rows come back?
   rounding     round the weights to 8 and to 4 bits: do the answers come back?
-  extraction   which share of an answer, from its end, follows from the rest?
+  extraction   which share of an answer, from its end, does the model predict without a mistake?
   rephrasing   ask the same questions in other words
 Prints a table, and writes audit.json and audit.png into RUN_FOLDER.
 """
@@ -38,7 +38,7 @@ def ready(argv):
 
 def relearning(model, known, device, group=""):
     """Train a copy of `model` on the Examples `known` (AdamW, one batch). Yields the copy before
-    the first step and after every second one. group: train only parameters with this in the name.
+    the first step and after every second step. group: train only parameters with this in the name.
     """
     model = copy.deepcopy(model)
     params = [p for name, p in model.named_parameters() if group in name]

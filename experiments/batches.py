@@ -3,8 +3,9 @@
 Unlearns with 8 to 216 retain rows a step, and at most as many forget rows, in four ways: as
 printed; with AutoLR looking at another retain batch than the step's; with a budget for the loss of
 the same 32 rows in every step; and with the budget and the running mean of the retain gradient,
-which is train.py's --budget. Prints a table with means over the seeds and draws both of its
-columns as a map. --seeds: how many. The other flags are train.py's; --budget is 0.1 if not given.
+which is train.py's --budget. Prints a table with means over the seeds and draws two maps: retain
+prob and the distance in forget prob. --seeds: how many. The other flags are train.py's; --budget
+is 0.1 if not given.
 Writes table.txt, batches.json and batches.png into --out (default: out/batches).
 """
 import copy
@@ -56,7 +57,7 @@ def unlearned(run, target, other=False, budget=None, memory=0.0):
 
 def end(run, trained, **options):
     """{measure: value} of what `unlearned` leaves, and `off`: how far its forget_prob is from the
-    retrained model's. Where the numbers ran away, the retain and forget prob are 0."""
+    retrained model's. If the numbers ran away, the retain and forget prob are 0."""
     retrain = trained["retrain"].model
     unseen = measuring.measure_losses(retrain, run.examples["forget"])["loss"]
     goal = metrics.probability(unseen)

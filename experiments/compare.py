@@ -26,7 +26,7 @@ TAKEN = ("method", "optimizer", "lr", "lazy", "c", "seed", "level")      # set h
 
 @dataclass
 class Variant:
-    """A method with an optimizer, plain or with the level, and what came of it."""
+    """A method with an optimizer, plain or with the level, and its results."""
     name: str
     config: train.Config
     runs: list = field(default_factory=list)        # tradeoff.Outcomes, a seed each
@@ -77,7 +77,7 @@ def all_references(runs):
 
 
 def variants(configs, names):
-    """The methods `names` as Variants: with both optimizers, plain and where it can be with the
+    """The methods `names` as Variants: with both optimizers, plain and (if the method can) with the
     level, at the rates of flags.RATES."""
     some = []
     for name in names:

@@ -11,11 +11,11 @@ from harness import flags, report
 
 
 def run_of(folder):
-    """(train.Run, {title: Stage}) of the run that filled `folder`, by its config.json; no Stage is
+    """(train.Run, {title: Stage}) of the run that filled `folder`, by its config.json. No Stage is
     read yet. ValueError if it is no run folder of train.py, or if what made it has changed.
 
-    The number of threads becomes the run's. If torch sees no such device as the run's here, the
-    CPU takes its place, and the models must be in the cache.
+    torch is set to the run's number of threads. If torch sees no device like the run's here, the
+    CPU is used, and the models must be in the cache.
     """
     saved, weights = read(folder)
     config = train.Config(**{f.name: saved[f.name] for f in fields(train.Config)})

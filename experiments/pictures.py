@@ -2,10 +2,10 @@
 
 NAME is one of three. Each takes train.py's flags, prints numbers and writes a picture into --out:
   norms   NGDiff as it is, without the forget norm, and without the retain norm
-  rows    where each forget row ends, plain and with --level, beside holdout rows; on the left the
-          row that the target knows best
-  swing   the rate that is best along d at every fifth step: on the step's own retain batch, with
-          AutoLR's probes and with narrower ones; on all retain rows
+  rows    where each forget row ends, plain and with --level, beside holdout rows; the rows that the
+          target knows best are on the left
+  swing   the best rate along d at every fifth step: on the step's own retain batch, with AutoLR's
+          probes and with narrower ones; and on all retain rows
 """
 import copy
 
@@ -36,7 +36,7 @@ def ready(argv):
 
 def follow(run, target, weigh, every=0):
     """(log, model) of NGDiff's steps on a copy of `target`, with a, b = weigh(Numbers). The log
-    ends where the numbers run away. Every `every` steps it has `best_rates`."""
+    ends where the numbers run away. Every `every` steps it includes `best_rates`."""
     model, config, lr, log = copy.deepcopy(target), run.config, run.config.lr, []
     params = ngdiff.movable(list(model.parameters()))
     everything = train.loss_functions(

@@ -78,7 +78,8 @@ class Known(NamedTuple):
 
 
 def known_by(model, year):
-    """ValueError if the model knows no day of the year, or answers with what is no date."""
+    """Known of `model`. ValueError if it knows no day of the year, or names something that is no
+    date."""
     days = torch.arange(len(model.date_embedding.weight))
     questions = torch.cat([torch.stack((torch.full_like(some, kind), some), 1)
                            for kind, some in enumerate((days, days, days[:1]))])
@@ -126,7 +127,7 @@ def price(digits):
 
 def whole_cents(known):
     """(prices since 1928 that are whole cents to the last digit of the logarithm, prices since
-    1928): a model that was read wrongly would not know that."""
+    1928). If the model were read wrongly, these prices would not be whole cents."""
     told = known.answers[:len(known.dates)][torch.from_numpy(known.dates >= np.datetime64("1928"))]
     exact = ((price(told) * 100).round() / 100).log() * 10**10
     return int((exact.round() == number(told)).sum()), len(told)

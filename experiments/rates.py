@@ -1,9 +1,9 @@
 """Which fixed learning rate suits each method? python -m experiments.rates
 
-For every method but `retain`, which forgets nothing to choose by: tries half, once and twice its
-rate in harness/flags.py on seed 100, and goes on until the best has a worse one on either side. The
-best is the run that ends nearest to the retrained model (tradeoff.py); among runs that lost too
-much to count, the one with the largest area. Prints the rates tried, with distance and area, and a
+For every method except `retain`, which forgets nothing: tries half, once and twice its rate in
+harness/flags.py on seed 100, until the best rate has a worse one on either side. The best run is
+the one that ends nearest to the retrained model (tradeoff.py); if all lost too much to count, the
+one with the largest area. Prints the rates tried, with distance and area, and a
 new flags.RATES. All flags but --only are those of train.py.
 """
 from dataclasses import replace

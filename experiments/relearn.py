@@ -5,7 +5,7 @@
 Tables show the mean probability of the forget rows that are *not* trained on after 0, 10, 20 and 40
 steps of training (`audit.relearning`):
   what     train on a quarter of the forget rows, on holdout rows, or on retain rows, as many
-  where    train one part of the model alone; and which of the other rows rise
+  where    train only one part of the model; and which of the other rows rise
   settings unlearn with other settings, then train on a quarter of the forget rows
 Takes train.py's flags; --level is set. Writes relearn.json into --out (default: out/relearn).
 """
@@ -44,7 +44,7 @@ def curve(run, model, known, group=""):
 
 
 def quarter(run, name="forget"):
-    """As many rows of a set as are in a quarter of the forget rows; of the forget rows: that."""
+    """A quarter of the forget rows, or as many rows of another set."""
     some = run.examples[name]
     return some[::4] if name == "forget" else some[:len(run.examples["forget"][::4])]
 
@@ -81,7 +81,7 @@ def which(run, model):
 
 
 def author(row):
-    """The author's name in a built-in question: its words that begin large, save the first."""
+    """The author's name in a built-in question: its capitalised words, except the first word."""
     return " ".join(word for word in row["question"].rstrip("?").split()[1:] if word.istitle())
 
 

@@ -1,7 +1,8 @@
 """What the experiments share: their flags, and many runs side by side.
 
-Many runs share the machine: one process a core, one thread each. For matrices of this size that is
-faster than one run with all threads. It also gives the same numbers on any number of cores.
+Many runs share the machine: one process a core, one thread each. With matrices of this size that is
+faster than one run after the other with all threads, and any number of cores gives the same
+numbers.
 """
 import argparse
 import contextlib
@@ -72,7 +73,7 @@ def side_by_side(title, function, jobs, device):
 
 
 def quietly(function, *args):
-    """function(*args), what it prints dropped: the lines of several runs would be mixed."""
+    """function(*args) without its output: the lines of several runs would be mixed."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         return function(*args)
 
@@ -94,7 +95,7 @@ def trained(run):
 
 def results(title, function, runs):
     """[function(run, trained(run)) for each of runs], as JSON has it: from the cache, or made side
-    by side and put there. So a command with many runs goes on where it was interrupted.
+    by side and put there. So an interrupted command continues where it was.
     function must be importable by name."""
     paths = [result_path(function, run) for run in runs]
     jobs = [(path, result, function, run, path) for path, run in zip(paths, runs)]

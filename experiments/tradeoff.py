@@ -1,6 +1,6 @@
 """One run of the comparison: where it ends, how far that is from the retrained model, and its area.
 
-A run is looked at every few steps. Its path is what it had forgotten and still knew at each look.
+A run is measured every few steps. Its path says what it had forgotten and still knew at each look.
 """
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
     """What a run came to."""
     path: list              # Looks, the target model's first
     final: dict             # `measuring.summary` at its end; None where the numbers ran away
-    ran_away: str           # why they did; else empty
+    ran_away: str           # how they did; else empty
 
 
 def look(run, model, step):
@@ -92,8 +92,8 @@ def distance(final, references):
     """How far a run's end is from the retrained model: 0 = there, 1 = as far as the target (ours).
 
     final: the end's `measuring.summary`, or None. The mean over DISTANCES of the difference to the
-    retrained model, as a share of the target's difference; 1 at most. It is 1 where the numbers
-    ran away or the retain ROUGE is below KEPT: to forget by ruin is no way to come near.
+    retrained model, as a share of the target's difference; 1 at most. It is 1 if the numbers ran
+    away or the retain ROUGE is below KEPT: a ruined model is not near the retrained one.
     """
     if final is None or final["retain_rouge"] < KEPT:
         return 1.0
@@ -111,8 +111,8 @@ def shares(path, enough):
 
 
 def best_utility(forgetting, utility, at):
-    """U(x) for each x of the array `at`: the most utility, cut to 0 .. 1, among those points of a
-    path whose forgetting is x or more; 0 where there is none."""
+    """U(x) for each x of the array `at`: the highest utility, cut to 0 .. 1, among the points of
+    a path whose forgetting is x or more; 0 if there is none."""
     U = [max(utility[forgetting >= x], default=0) for x in at]
     return np.clip(U, 0, 1)
 
