@@ -1,8 +1,8 @@
 """Every claim of the theory scripts in one table: python -m theory [NAME ...] [--assets]
 
-Figures go to out/theory. With --assets, the READMEs' figures are replaced too. Exit code 1: a claim
-fails. The first run trains the small GPT that on_a_gpt.py looks at, if `python train.py --tiny` has
-not done so, and keeps it in out/cache.
+Figures go to out/theory. With --assets, the READMEs' figures are replaced too. Exit code 1 if a
+claim fails. The first run trains the small GPT that on_a_gpt.py looks at, unless `python train.py
+--tiny` has done so, and keeps it in out/cache.
 """
 import argparse
 import os
@@ -27,8 +27,8 @@ FOLDER = os.path.join("out", "theory")
 
 def run(names):
     """The rows of the named scripts, in the order of NAMES. Two scripts run at a time, with half of
-    the threads each: as many as train.py gives to each of its two models, so that the target that
-    either one trained is the other's too."""
+    the threads each. train.py trains each of its two models with as many, so both find the same
+    target in the cache."""
     names = [name for name in SLOWEST_FIRST if name in names]
     threads, rows = torch.get_num_threads(), {}
     for i, found in processes.side_by_side(table.run_script, [(name, FOLDER) for name in names],

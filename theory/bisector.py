@@ -1,7 +1,7 @@
 """Which multi-task methods take NGDiff's direction? Those that weigh both tasks by direction only.
 
 Claim (ours, not in the paper): d = g_R/|g_R| - g_F/|g_F| bisects the angle between g_R and -g_F,
-the two directions that are wanted. For two tasks it is therefore also
+the tasks' own directions. For two tasks it is therefore also
 
 - IMTL-G: the mix of the two, weights summing to 1, with equal projections on both unit vectors;
 - ConFIG (Liu, Chu and Thuerey 2024, arXiv 2408.11104): equal, non-negative projections on all unit

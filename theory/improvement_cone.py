@@ -5,14 +5,14 @@ Claim ("Eq. (7)", "Fig. 2"): to first order a step theta - lr d changes L_R by -
 
     p / (|g_R|^2 + p)  <=  c  <=  |g_F|^2 / (|g_F|^2 + p)
 
-(a side whose denominator is not positive drops out). Cauchy-Schwarz keeps the interval from being
+(ignore a side whose denominator is not positive). Cauchy-Schwarz keeps the interval from being
 empty. A constant c leaves it once the norms differ enough: with k = c |g_R| / ((1 - c) |g_F|) both
 tasks improve iff cos <= min(k, 1/k), for a share 1 - arccos(min(k, 1/k)) / pi of all angles.
 NGDiff is c = |g_F| / (|g_R| + |g_F|), so k = 1: inside at every angle and every ratio of norms.
 
 Assumptions: non-zero gradients that do not point in the same direction; the first order only; d
-applied as it is. What the paper leaves out: Adam breaks the last one. Its first step is the sign of
-d, and g_R.sign(d) can be negative. That is the rule for gradients that nearly agree.
+applied as it is. Not in the paper: Adam breaks the last one. Its first step is the sign of d, and
+g_R.sign(d) can be negative. For gradients that nearly agree this is common.
 
 Toy problem: two gradients in a plane, norm ratios 1e-3 .. 1e3, angles 0.5 .. 179.5 degrees; for
 Adam random gradients in R^20.  Expected output: each row ok.
@@ -70,7 +70,7 @@ def improves(g_R, g_F, d):
 
 @functools.cache
 def improved(ratios, angles):
-    """Which of METHODS improves both tasks where: bools (ratios, angles, methods)."""
+    """Where each of METHODS improves both tasks: bools (ratios, angles, methods)."""
     return np.array([[[improves(*pair, d) for d in directions(*pair, METHODS.values())]
                       for pair in (plane(ratio, angle) for angle in angles)] for ratio in ratios])
 

@@ -7,8 +7,8 @@ and l_x = B_x. In L_F's place the level loss (ngdiff.level_objective) raises -P,
     P = sum_x n_x (log l_x - log B_x)^2 / (2 sum_x n_x).
 
 Claim: if some theta has every row at its level and L_R at its minimum, NGDiff ends at such a theta:
-the goal. There is such room where there are more parameters than rows. Plain L_F runs away. NGDiff
-is not needed for it: gradient difference with any c ends there as well.
+the goal. There is such room if there are more parameters than rows. Plain L_F runs away. This does
+not need NGDiff: gradient difference with any c ends there as well.
 
 Why logarithms? The gradient of a row that is known by heart is about as small as its loss. Raised
 by gradient ascent from l to half of its level B, a row needs the time
@@ -16,14 +16,14 @@ by gradient ascent from l to half of its level B, a row needs the time
     the integral of dl / (|z|^2 (1 - exp(-l))^2 w(l)),    w(l) = log(B / l) / l,
 
 which hardly depends on where it starts. With the distance of the losses themselves, (l - B)^2 /
-(2 B), w is 1 - l / B, and the time goes with 1 / l: such rows are left behind.
+(2 B), w is 1 - l / B, and the time grows as 1 / l: such rows are left behind.
 
 Assumptions: room (level_curve.py shows what happens without it), and a learning rate that falls,
-but not too fast. Or a fixed one, if a step goes at most a quarter of the way to the levels by the
-objective's slope along d (`approach` of ngdiff.step): then any rate does. Where it fails: without
-that NGDiff circles the goal, for d does not shrink with the gradients. Steps of the whole way
-overshoot. AutoLR's lr falls with |g_R|: fitted at each step, the run freezes before the
-rows are at their levels. A row whose loss is 0, or below 1e-7, does not move.
+but not too fast. Or any fixed rate, if a step goes at most a quarter of the way to the levels, by
+the objective's slope along d (`approach` of ngdiff.step). Where it fails: at a fixed rate without
+that limit NGDiff circles the goal, since d does not shrink with the gradients. With steps of the
+whole way it overshoots. AutoLR's lr falls with |g_R|: the run freezes before the rows are at their
+levels. A row whose loss is 0, or below 1e-7, does not move.
 
 Toy problem: 8 retain rows, each the squared error of a linear function of theta in R^12, and 4
 forget rows, each the logistic loss of one, with unequal n_x and B_x. The start knows all rows

@@ -1,10 +1,11 @@
 """Where does NGDiff end with the level loss if there is no room? Short of its goal, on a curve.
 
-Ours, not in the paper. The goal is that of level.py: lowest L_R with every forget row's loss at the
-level, l_x = B_x. But now no theta has L_R at its minimum and every row there. P is level.py's.
+Ours, not in the paper. The goal is that of level.py: lowest L_R with every forget row's loss at its
+level, l_x = B_x. But here no theta has both L_R at its minimum and every row at its level. P is
+level.py's.
 
-Claim: where a method rests and neither gradient is 0, L_R + mu P is stationary for some mu > 0. The
-minimisers theta(mu) form a curve that reaches the goal as mu -> infinity.
+Claim: where a method comes to rest and neither gradient is 0, L_R + mu P is stationary for some
+mu > 0. The minimisers theta(mu) form a curve that reaches the goal as mu -> infinity.
 
 - Gradient difference ends at theta((1 - c) / c), which depends on c.
 - NGDiff ends at a theta(mu) too, mu = |g_R| / |g_F| there: the first point at which no small step

@@ -1,8 +1,9 @@
 """What do few examples do to NGDiff's direction? A batch turns it; a normalised part biases it.
 
 Claim (ours), a batch: with e_R, e_F the gradients' errors, the direction is off by
-P e_R/|g_R| - P e_F/|g_F|, where P takes out each gradient's own part. So the angle to the whole
-set's direction is, to first order, sqrt(trace / b) / |d|, and averages out over batches.
+P e_R/|g_R| - P e_F/|g_F|, where P removes the part along each gradient. So the angle to the whole
+set's direction is, to first order, sqrt(trace / b) / |d|, where trace is that of the projected
+errors' covariance. It averages out over batches.
 
 Claim, micro-batches: normalising each micro-batch of m examples before summing does not average
 out. The mean of g_m/|g_m| is g/|g| - (P C g/|g| + 1/2 tr(P C) g/|g|) / |g|^2 to first order. C is

@@ -6,7 +6,7 @@ gives
     change of L_R = -lr |g_R| (1 - cos) + O(lr^2) < 0
     change of L_F = +lr |g_F| (1 - cos) + O(lr^2) > 0
 
-So what is left after the first-order term falls with lr^2: a line of slope 2 on log-log axes. On
+So the remainder after the first-order term falls with lr^2: a line of slope 2 on log-log axes. On
 quadratics it is exactly 1/2 lr^2 d'Hd.
 
 Assumptions: smooth losses, both gradients non-zero, a small lr. Opposite gradients (cos = -1) are

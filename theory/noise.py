@@ -1,7 +1,7 @@
 """On which batch should AutoLR look? (ours, not in the paper)
 
-A batch's gradient is g + xi: signal and noise, E xi = 0. d is made of that very batch, and AutoLR
-then looks at the same batch. So the slope that it measures counts the noise as descent.
+A batch's gradient is g + xi: signal and noise, E xi = 0. d is made of this batch, and AutoLR
+looks at the same batch. So the slope that it measures counts the noise as descent.
 
 Claim: for d along the batch's own gradient g + xi,
 
@@ -11,16 +11,16 @@ Claim: for d along the batch's own gradient g + xi,
 
 With one curvature for all three, the lr from the same batch is too large by 1 + E|xi|^2 / |g|^2.
 The lr from another batch (ngdiff.step's probe_on) is right on average. Where g is small, as at a
-memorised minimum, the factor is large, and a run on small batches loses L_R. With another batch it
-keeps L_R, but lr is so small that little is forgotten. (train.py takes large batches instead.)
+memorised minimum, the factor is large, and on small batches L_R runs away. With another batch L_R
+stays low, but lr is so small that little is forgotten. (By default train.py takes large batches.)
 
 What helps (ngdiff.step's memory and budget). A running mean m <- beta m + (1 - beta) g of the
 batches' gradients at one point has |m|^2 = |g|^2 + E|xi|^2 (1 - beta) / (1 + beta) on average: for
 beta = 0.9 the noise of a batch 19 times as large. With a budget of tau nats, watched on rows of its
 own, L_R ends within 2 tau of its start for every noise and batch tried. The paper's rule does not,
 nor does a budget without the look ahead over the steps between two fits.
-Where it fails: the parabola knows one d, and noise makes the next ones differ. A larger budget
-under the largest noise is overdrawn by more than tau.
+Where it fails: the parabola is along one d, and noise makes the next ones differ. With a larger
+budget and the largest noise, L_R rises by more than 2 tau.
 
 Assumptions: a Hessian that all rows share; for NGDiff, a forget gradient at a right angle to g.
 Where it fails: rows with Hessians of their own, as in least squares with fewer rows than
@@ -93,9 +93,9 @@ def factor_least_squares(r, b):
 # --------------------------------------------------------------------------- measured
 
 def ratios(draw_batch, whole, start, forget=None, n=100):
-    """How much too large AutoLR's lr is where it looks (at the same batch, at another one): its
-    mean slope over its mean curvature, n batches, over the same from L_R itself, the task `whole`.
-    d: the batch's gradient, or NGDiff's if there is a task to forget."""
+    """The factor by which AutoLR's lr is too large on (the same batch, another one): mean slope
+    over mean curvature of n batches, divided by the same for L_R itself, the task `whole`. d: the
+    batch's gradient, or NGDiff's if there is a task to forget."""
     rng, sums, theta = np.random.default_rng(0), np.zeros((3, 2)), toy.leaf(start)
     for _ in range(n):
         same, other, all_rows, away = toy.losses(
@@ -141,7 +141,7 @@ def rise(look, sigma, b, **options):
 
 
 def memory_norm2(A, r, theta, sigma, b, memory, n):
-    """The mean of |m|^2 over n batches at one point, after the first 50."""
+    """The mean of |m|^2 over n batches at one point, not counting 50 before them."""
     rng, state, x = np.random.default_rng(0), ngdiff.State(lr=0.0), toy.leaf(theta)
     draw_batch, away = scattered(A, r, sigma, b), right_angle(A @ (theta - r))
     found = [ngdiff.step(*toy.losses((draw_batch(rng), away), x), [x], state, lazy=0,

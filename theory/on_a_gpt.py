@@ -2,13 +2,13 @@
 
 Claim: AutoLR takes L_R(theta - lr d) for a parabola in lr with slope g_R.d and curvature d'H_R d
 ("Algorithm 1"). Here d comes from the first 20 steps of unlearning the small GPT that
-`python train.py --tiny` trains. At some moments L_R and L_F are measured along d on both sides of
-theta. The slope and curvature that ngdiff.py finds from three losses are held against those of
+`python train.py --tiny` trains. At some steps L_R and L_F are measured along d on both sides of
+theta. The slope and curvature that ngdiff.py finds from three losses are compared with those of
 backpropagation: g_R.d, and d'H_R d from a second backward pass through the first.
 
 Expected: from probes near 0 both agree to a few per cent. A small step lowers L_R and raises L_F,
 and the step that AutoLR chooses lowers L_R on its batch. Where it fails: the parabola is local.
-Further out than the probes, which stand at the lr in use, L_R leaves the fitted curve. L_F is no
+Beyond the probes, which stand at the lr in use, L_R leaves the fitted curve. L_F is no
 parabola at all.
 
 Assumptions: one batch (216 retain rows and all forget rows) for the gradients and all losses; no

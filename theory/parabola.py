@@ -9,8 +9,8 @@ On a quadratic both are exact. Elsewhere the errors are lr^2/6 and lr^2/12 times
 fourth derivative of L_R along d.
 
 Assumptions: L_R smooth along d, and probes far enough apart for the losses' digits. Where it fails:
-when lr shrinks, the errors by rounding grow, the slope's as 1/lr and the curvature's as 1/lr^2. In
-float32 a first guess of 1e-6 sees rounding only.
+as lr shrinks, the rounding errors grow, the slope's as 1/lr and the curvature's as 1/lr^2. In
+float32 a first guess of 1e-6 sees only rounding.
 
 Toy problems: random quadratics in R^20, eigenvalues 1 .. 100; a logistic regression in R^20.
 Expected output: each row ok.
@@ -29,7 +29,7 @@ NAMES = ("slope", "curvature")
 
 
 def error_coefficients(lg, theta):
-    """What stands before lr^2 in the errors of (slope, curvature)."""
+    """The coefficients of lr^2 in the errors of (slope, curvature)."""
     d = toy.bisector(*lg.gradients(theta))
     return np.abs(lg.derivatives(theta, d)[2:] / [6, 12])
 

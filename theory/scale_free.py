@@ -1,9 +1,9 @@
 """What happens when a loss is multiplied by a constant? Nothing, for NGDiff.
 
 Claim: NGDiff's direction does not change when L_R or L_F is multiplied by any s > 0, nor does
-AutoLR's lr (slope and curvature scale alike). So the path is the same: bit for bit where s is a
-power of 2. Another s rounds differently, and AutoLR at each step multiplies that until the paths
-part in the third digit.
+AutoLR's lr (slope and curvature scale alike). So the path is the same: bit for bit if s is a
+power of 2. Another s rounds differently, and AutoLR at each step amplifies that until the paths
+differ in the third digit.
 
 Gradient difference changes: with weight c and L_F times s it is gradient difference with another
 weight, c' / (1 - c') = c / ((1 - c) s). So it ends at the other minimiser
@@ -13,8 +13,8 @@ weight, c' / (1 - c') = c / ((1 - c) s). So it ends at the other minimiser
 or runs away.
 
 Assumptions: s > 0, and losses with enough digits: in float32 AutoLR says the same at every scale.
-Where it fails: GDiff, by the factor s; and NGDiff's AutoLR in float32 if a large constant is added
-to a loss instead. The loss's differences then drown in its rounding.
+Where it fails: GDiff; and NGDiff's AutoLR in float32 if a large constant is added to a loss
+instead. The loss's differences are then lost in rounding.
 
 Toy problems: random quadratics in R^20, eigenvalues 1 .. 100; a logistic regression in R^20.
 Expected output: each row ok.
@@ -74,8 +74,8 @@ def float32_status(lg, s, more=0.0):
 
 
 def claims(largest=100.0):
-    """largest: eigenvalue where gradient difference runs to its
-    end, which takes steps in proportion."""
+    """largest: the largest eigenvalue where gradient difference runs to its end; the number of
+    steps grows with it."""
     q, lg, c = toy.quadratics(20, 1), toy.logistic(20, 200, 0), 0.995
     start, tasks = q.r + np.linspace(-1, 1, 20), q.tasks()
     easy = toy.quadratics(20, 1, largest)

@@ -1,4 +1,4 @@
-"""How soon does AutoLR settle, and for how long is a fit right? ("Algorithm 1", lazily)
+"""How soon does AutoLR settle, and for how long is a fit right? ("Algorithm 1", with lazy fits)
 
 Claim: a fit moves lr by a factor of 2 at most, and the first step repeats it until lr moves by less
 than 15 %. So from any first guess lr0 it ends in the same place, on a quadratic after
@@ -6,12 +6,12 @@ ceil(|log2(lr*/lr0)|) + 1 fits (one less if the last of the moves is below 15 %)
 every `lazy` steps: T steps cost 2 T + 2 fits + 1 loss evaluations. (The first fit evaluates L_R
 once more, to see that it does not change from call to call.)
 
-Assumptions: L_R quadratic along d, and a fit at each step. What the paper leaves out:
+Assumptions: L_R quadratic along d, and a fit at each step. Not in the paper:
 
 (1) Where L_R is not quadratic, AutoLR settles where lr = slope(lr) / curvature(lr). That is the
     same place from every lr0 (to about those 15 %), but a quarter short of the lr that lowers L_R
-    most. An answer that falls faster than lr grows would send lr back and forth for ever; AutoLR
-    cuts it to between the rates that turned out too small and too large.
+    most. If the answer falls faster than lr grows, lr would go back and forth for ever. So AutoLR
+    stays between the rates that turned out too small and too large.
 (2) Between lazy fits d turns and the old lr overshoots: on badly conditioned quadratics L_R rises.
     Only a fit each step keeps L_R falling (and only while lr* does not fall by more than a factor
     of 4 between two steps: the fit follows by 2 at most, and L_R rises past 2 lr*).
@@ -34,7 +34,7 @@ LAZY = (1, 5, 10, 50)
 
 
 def fits_needed(first_lr, best):
-    """How many fits from first_lr until lr rests, if each answers `best` but moves 2 x at most."""
+    """How many fits from first_lr until lr stays, if each answers `best` but moves at most 2 x."""
     doublings = abs(math.log2(best / first_lr))
     whole, part = divmod(doublings, 1)
     last = 2**part if best > first_lr else 2**-part           # the last, incomplete move

@@ -10,10 +10,10 @@ is at most 2 (1 - cos) times A's largest eigenvalue. L_R cannot fall for ever, s
 |g_R|^2 (1 - cos) -> 0. (AutoLR's bound, a factor of 2 a fit, is not in this proof: on other seeds
 a few starts had not settled after 3000 steps.)
 
-What the paper's statement leaves out: "the limit is Pareto optimal" is true only where
-mu <= 1 / lam, lam = the largest eigenvalue of A^-1 B. NGDiff needs A - mu B positive only on the
-directions orthogonal to g_R, so one run in eight to one in two rests at a point that is optimal
-among its neighbours and dominated by a distant one. A fixed lr comes to rest too, but only where
+The paper's "the limit is Pareto optimal" is true only where mu <= 1 / lam, lam = the largest
+eigenvalue of A^-1 B. NGDiff needs A - mu B positive only on the directions orthogonal to g_R. So
+one run in eight to one in two ends at a point that is optimal among its neighbours but dominated by
+a distant one. A fixed lr comes to rest too, but only where
 lr < 2 |g_R| / (largest eigenvalue of A - mu B on those directions): a large one pushes the run
 outward, to a larger L_R.
 

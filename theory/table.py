@@ -18,7 +18,7 @@ class Row(NamedTuple):
 
 
 def show(x):
-    """A number, or how many and the largest of them."""
+    """A number as text; for several, how many and their largest absolute value."""
     x = np.asarray(x, dtype=float)
     if x.size == 0:
         return "nothing"
@@ -26,7 +26,7 @@ def show(x):
 
 
 def compare(claim, predicted, measured, tolerance):
-    """ok where they differ by less than the share `tolerance` (absolutely, if 0 is predicted)."""
+    """ok if they differ by less than the share `tolerance` (absolutely, if 0 is predicted)."""
     p, m = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
     error = np.inf                           # if there is nothing to compare, or too little
     if p.size and p.shape == m.shape:
@@ -35,13 +35,13 @@ def compare(claim, predicted, measured, tolerance):
 
 
 def bound(claim, sign, limit, measured):
-    """ok where measured < limit (sign "<") or > limit (sign ">")."""
+    """ok if measured < limit (sign "<") or > limit (sign ">")."""
     ok = measured < limit if sign == "<" else measured > limit
     return Row(claim, f"{sign} {limit:g}", show(measured), "-", bool(ok))
 
 
 def same(claim, predicted, measured):
-    """ok where both are equal: counts, words."""
+    """ok if both are equal: counts, words."""
     return Row(claim, str(predicted), str(measured), "-", bool(predicted == measured))
 
 

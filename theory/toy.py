@@ -3,7 +3,7 @@
     L_R(theta) = 1/2 (theta - r)' A (theta - r)        L_F(theta) = 1/2 (theta - f)' B (theta - f)
 
 A and B are random symmetric positive definite matrices. Their eigenvalues are spread evenly (in the
-logarithm) over 1 .. 100, so that no direction is like another. A task is a function of one float64
+logarithm) over 1 .. 100, so that no two directions are alike. A task is a function of one float64
 vector theta. `direction` and `descend` hand two tasks to ngdiff.py, which is what every script
 measures. Problems are numpy arrays: predictions are made from them without ngdiff.py.
 """
@@ -137,7 +137,7 @@ def losses(tasks, theta):
 
 
 def direction(retain, forget, params):
-    """What NGDiff's step starts with: ngdiff.py's Numbers and d, for losses as step takes them."""
+    """The first part of NGDiff's step: ngdiff.py's Numbers and d, for losses as step takes them."""
     (loss_R, grad_R), (loss_F, grad_F) = (ngdiff.loss_and_grad(loss, params)
                                           for loss in (retain, forget))
     numbers = ngdiff.five_numbers(loss_R, grad_R, loss_F, grad_F)
@@ -169,7 +169,7 @@ def at(value, t):
 
 
 def descend(tasks, start, steps, lr=None, stop=-1.0, lazy=1, c=0.5, **options):
-    """`steps` steps of ngdiff.step, or as many as it takes until 1 - cos < stop.
+    """`steps` steps of ngdiff.step, or fewer if 1 - cos < stop before.
 
     lr: a number, a function of t, or None: AutoLR fits it every `lazy` steps. c: a number or a
     function of t. options: ngdiff.step's others. The path ends early where ngdiff.py finds no
@@ -186,6 +186,6 @@ def descend(tasks, start, steps, lr=None, stop=-1.0, lazy=1, c=0.5, **options):
             break
         path.steps.append(numbers)
         if 1 - numbers.cos < stop:
-            break                            # this step counts no more: it starts at the goal
+            break                            # it started at the goal: not counted
         path.theta.append(theta.detach().numpy().copy())
     return path._replace(theta=np.array(path.theta))
