@@ -172,7 +172,7 @@ def test_what_no_stage_reaches_and_what_python_does_not_run_changes_no_name(proj
 
 
 # ---- forms of code in which an edit of 1 to 2 could hide, and that the project does not have: the
-# texts of a.py and b.py, or b.py's alone. The stage is a.f; other.py and pkg/c.py hold one function.
+# texts of a.py and b.py, or only b.py's. The stage is a.f; other.py and pkg/c.py hold one function.
 
 F = "import b\ndef f():\n    return b.g()\n"
 FORMS = {

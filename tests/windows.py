@@ -1,7 +1,7 @@
 """As on Windows, as far as can be told from here: python -m pytest -p tests.windows
 
-A plugin that takes away what Windows lacks: fork, sessions, process groups, SIGKILL, flock, resource
-and core sets; a console of cp1252. Tests then pass, or skip with a reason.
+A plugin that takes away what Windows lacks: fork, sessions, process groups, SIGKILL, flock,
+resource and core sets; a console of cp1252. Tests then pass, or skip with a reason.
 """
 import multiprocessing
 import os
