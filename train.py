@@ -30,7 +30,7 @@ METHODS = *ngdiff.METHODS, "npo"
 LEVEL_EVERY = 10     # steps between two measurements of the levels
 APPROACH = 1 / 4     # with --level: a step goes at most this share of the way to the levels
 # With --budget: how much of its running mean the retain gradient keeps, and how many retain rows
-# are watched.
+# are watched at most.
 MEMORY, WATCHED = 0.9, 32
 IN_TURN = 5e7        # parameters; training takes 16 bytes for each, and uses all threads well
 

@@ -2,11 +2,11 @@
 
 Unlearns with 8 to 216 retain rows a step, and at most as many forget rows, in four ways: as
 printed; with AutoLR looking at another retain batch than the step's; with a budget for the loss of
-the same 32 rows in every step; and with the budget and the running mean of the retain gradient,
-which is train.py's --budget. Prints a table with means over the seeds and draws two maps: retain
-prob and the distance in forget prob. --seeds: how many. The other flags are train.py's; --budget
-is 0.1 if not given.
-Writes table.txt, batches.json and batches.png into --out (default: out/batches).
+the same watched rows in every step; and with the budget and the running mean of the retain
+gradient, which is train.py's --budget. Prints a table with means over the seeds and draws two maps:
+retain prob and the distance in forget prob. --seeds: how many. The other flags are train.py's;
+--budget is 0.1 if not given. Writes table.txt, batches.json and batches.png into --out (default:
+out/batches).
 """
 import copy
 from dataclasses import replace
