@@ -1,7 +1,7 @@
 """The classroom: assignments cut from the shipped sources, checked and graded by the shipped tests.
 
 One TOML file an assignment, NN_short_name.toml; NN is its number. TEACHING.md, "An assignment of
-your own", says what stands in such a file. All else follows from it: a body is replaced by
+your own", describes such a file. All else follows from it: a body is replaced by
 `raise NotImplementedError("assignment N")` (see blank.py), so the sources hold no solution markers
 and there is no second copy of any code.
 """

@@ -47,7 +47,7 @@ class Score(NamedTuple):
 
 def context():
     """How processes are started. Where the system can fork, torch is imported once: each process is
-    a fork of one that has it, and that has run nothing yet."""
+    forked from a clean one that has imported it."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     forks = multiprocessing.get_context("forkserver")

@@ -11,7 +11,7 @@ from assignments import blank, merge
 MEMORY = 16 * 2**30      # bytes of address space: torch reserves far more than it uses
 FILE_SIZE = 64 * 2**20   # bytes that may be written to one file
 WIDTH = 100
-# Not needed: what writes files, what collects garbage twice, what changes pytest's own functions.
+# Plugins to leave out: they write files, collect garbage twice or change pytest's own functions.
 PLUGINS = [x for name in ("cacheprovider", "unraisableexception", "threadexception", "legacypath")
            for x in ("-p", f"no:{name}")]
 # A submission must not change functions of these modules, or of pytest's own, "_pytest".

@@ -26,8 +26,8 @@ class Submission(NamedTuple):
 
 def find(paths, a, scratch):
     """The Submissions for assignment `a` in `paths` (patterns are expanded), one a student: of
-    several the latest. What is wanted is copied into the folder `scratch`. ValueError if a path is
-    none, or if there is nothing at all."""
+    several the latest. What is wanted is copied into the folder `scratch`. ValueError if a path
+    does not exist, or if there is nothing at all."""
     students = {}
     for i, path in enumerate(expanded(paths)):
         student, number, order, late = who(path)
