@@ -177,7 +177,7 @@ def default_rate(config):
     name = f"gdiff {config.c:g}" if config.method == "gdiff" else config.method
     if name not in RATES:
         raise ValueError(f"--c {config.c:g}: give --lr too; a default rate is known for c = 0.1, "
-                         "0.5 and 0.9 alone")
+                         "0.5 and 0.9 only")
     return RATES[name][2 * config.level + (config.optimizer == "adam")]
 
 

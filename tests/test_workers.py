@@ -44,10 +44,10 @@ def trained(n):
 def unlearned(n):
     """(numbers of ten unlearning steps, weights after them) with n workers."""
     torch.set_num_threads(n)
-    model, rows = setup(48)
+    model, rows = setup(96)
     params, state, found = list(model.parameters()), ngdiff.State(lr=0.05, step=1), []
     for _ in range(10):
-        numbers = ngdiff.step(losses_of(model, rows[:32]), losses_of(model, rows[32:]), params,
+        numbers = ngdiff.step(losses_of(model, rows[:64]), losses_of(model, rows[64:]), params,
                               state, lazy=3)
         found += numbers[:5] + (numbers.lr,)
     return found, params
@@ -57,7 +57,7 @@ def unlearned(n):
 def test_ten_steps_do_not_depend_on_the_number_of_workers(run):
     """Beyond rounding. The same number of workers gives the same bits."""
     one, alone = run(1)
-    for n in (2, 4):
+    for n in (2, 4, 8):
         (first, p), (again, q) = run(n), run(n)
         assert first == again and all(map(torch.equal, p, q)), f"{n} workers"
         assert first == pytest.approx(one, rel=1e-5) and first != one, "they were at work"
