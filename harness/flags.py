@@ -21,12 +21,12 @@ OUTPUTS = ("config.json", "log.csv", "results.json", "curves.png", "samples.txt"
 # for the c in its name; another c needs an --lr.
 RATES = {
     "ngdiff": (0.03, 1e-4, 0.02, 5e-5),
-    "gdiff 0.9": (0.35, 5e-5, 0.16, 3.2e-3),
+    "gdiff 0.9": (0.35, 5e-5, 0.32, 3.2e-3),
     "gdiff 0.5": (0.05, 2.5e-5, 0.0025, 5e-5),
     "gdiff 0.1": (0.02, 2.5e-5, 0.001, 5e-5),
     "lossnorm": (0.02, 1.5e-4),
     "pcgrad": (0.025, 2.5e-5, 0.0025, 2.5e-5),
-    "mgda": (2.0, 5e-4, 0.4, 1.6e-3),
+    "mgda": (2.0, 5e-4, 0.4, 3.2e-3),
     "npo": (0.0025, 2.5e-5),
     "ga": (0.01, 2.5e-5, 0.001, 5e-5),
     "retain": (0.3, 1e-4),
