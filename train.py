@@ -44,19 +44,19 @@ class Config:
     data: str = flag("", "TOFU's folder, a file of rows or a folder of texts "
                      "(docs/data.md); muse: the built-in authors as texts")
     forget: str = flag("forget10", "share of the authors to forget", choices=tuple(SPLITS))
-    authors: int = flag(160, "how many authors in all", gguf=30, data=200)
+    authors: int = flag(160, "how many authors in all", llama=30, data=200)
     documents: int = flag(0, "MUSE's folder: so many documents of each file; default: all")
     seed: int = flag(0, "random seed of the data, the weights and the batches")
     # model
     n_layer: int = flag(2, "transformer blocks")
     n_embd: int = flag(128, "width", muse=128, data=192)
-    init: str = flag("", "published weights to start from: GPT-2's (.safetensors, .bin, .pt or "
-                     ".pth) or a Llama's (.gguf)")
+    init: str = flag("", "published weights to start from: GPT-2's, or a Llama's "
+                     "(.gguf, .safetensors, .bin, .pt or .pth)")
     # training the target and the retrained model
-    epochs: float = flag(40, "passes over the training rows", gguf=8)
-    train_batch: int = flag(32, "rows a step", gguf=16, muse=8)
+    epochs: float = flag(40, "passes over the training rows", llama=8)
+    train_batch: int = flag(32, "rows a step", llama=16, muse=8)
     train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0",
-                           gguf=2e-4, init=1e-4)
+                           llama=2e-4, init=1e-4)
     weight_decay: float = flag(0.3, "", init=0.01, muse=0.05)      # AdamW's; no flag
     # unlearning
     method: str = flag("ngdiff", "which direction to step along", choices=METHODS)
@@ -70,14 +70,14 @@ class Config:
                      "ngdiff, else 0")
     budget: float = flag(0.0, "ours, for small batches: AutoLR lets the loss of 32 watched retain "
                          "rows rise by so many nats, and steps use a mean of past retain gradients",
-                         gguf=0.1, muse=0.1)
-    steps: int = flag(80, "unlearning steps", gguf=100, level=120)
+                         llama=0.1, muse=0.1)
+    steps: int = flag(80, "unlearning steps", llama=100, level=120)
     batch: int = flag(0, "retain rows a step, and forget rows, at most; default: half of the "
                       "retain rows (--level: a sixth), but no more than 400",
-                      gguf=16, muse=64)
+                      llama=16, muse=64)
     micro_batch: int = flag(0, "rows in memory at once, same result; default: 72 on the CPU, "
                             "shared by threads (more than 4: 18 each), the whole batch on a GPU",
-                            gguf=8)
+                            llama=8)
     # the run
     out: str = flag("", "run folder; default: out/ and a name made of the flags")
     cache: str = flag("out/cache", "folder of the stages' states")

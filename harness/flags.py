@@ -10,7 +10,7 @@ from dataclasses import field, fields
 import torch
 import torch.distributed as dist
 
-from harness import SOURCES, files, muse, names, on_disk, processes, sources
+from harness import SOURCES, files, hub, muse, names, on_disk, processes, sources
 from model import GPTConfig
 from ngdiff import LR_RANGE
 
@@ -43,7 +43,7 @@ BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), n_l
 
 def flag(default, text, choices=None, **other):
     """A flag, as a dataclass field: its default, help and choices; other: its default with --init
-    (`init`), with a GGUF file there (`gguf`), with MUSE's folder (`muse`), with --level (`level`)
+    (`init`), with a Llama there (`llama`), with MUSE's folder (`muse`), with --level (`level`)
     or with other --data (`data`). Without a help text it is no flag, only a setting."""
     return field(default=default, metadata=dict(help=text, choices=choices, other=other))
 
@@ -64,7 +64,7 @@ def parse(Config, argv, doc):
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
     init = given.get("init", "")
-    kinds = {"gguf": init.endswith(".gguf"), "init": bool(init),
+    kinds = {"llama": bool(init) and hub.is_llama(init), "init": bool(init),
              "muse": muse.is_folder(given.get("data", "")), "level": "level" in given,
              "data": not built_in}
     # The first kind that applies and has a default decides.
@@ -90,7 +90,7 @@ def parse(Config, argv, doc):
 
 def default_text(f):
     """What --help says of a field's defaults."""
-    kinds = {"data": "--data", "init": "--init", "gguf": "a .gguf", "muse": "MUSE's folder",
+    kinds = {"data": "--data", "init": "--init", "llama": "a Llama", "muse": "MUSE's folder",
              "level": "--level"}
     words = [f"{v} with {kinds[k]}" for k, v in f.metadata["other"].items()]
     words = [str(f.default), *words] if f.default else words

@@ -13,6 +13,7 @@ from importlib.metadata import version
 import torch
 
 from harness import files, flags, measuring, muse, names, sources, weights
+from harness.llama import Llama
 from harness.stages import kept
 
 LOG_COLUMNS = ("step", "loss_retain", "loss_forget", "norm_retain", "norm_forget", "dot", "cos",
@@ -95,6 +96,7 @@ def about(run, stages, weights_file):
     model.pt (its bytes), the versions and the commit."""
     # torch.__version__ tells the build too (2.13.0+cu130), which the package metadata leave out.
     return {**asdict(run.config), **asdict(run.initial.config), "threads": torch.get_num_threads(),
+            "model_type": "llama" if isinstance(run.initial, Llama) else "gpt2",
             "rows": names.digest(run.rows), "tokenizer": names.digest(weights.told(run.tokenizer)),
             "model.pt": names.digest(weights_file), **commit(),
             "made_of": {title: stage.made_of for title, stage in stages.items()},

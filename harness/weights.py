@@ -16,7 +16,7 @@ import tiktoken
 import torch
 
 import data
-from harness import gguf, sources
+from harness import gguf, hub, sources
 from harness.llama import Llama, LlamaConfig
 from harness.processes import rank_and_size
 from model import GPT, GPTConfig
@@ -157,20 +157,17 @@ def size_of(path, weights):
     (V, C), T, n_layer = wte.shape, len(wpe), len({n.split(".")[2] for n in weights if ".h." in n})
     n_layer = max(1, min(n_layer, len(weights) // 12 + 1))   # 12 weights make a layer, a name none
     beside = os.path.join(os.path.dirname(path), "config.json")
-    try:
-        said = {**json.loads(data.read_text(beside))} if os.path.exists(beside) else None
-    except (ValueError, TypeError, RecursionError) as e:
-        raise ValueError(f"{beside}: should be a JSON object ({e!s:.99})") from None
+    said = hub.beside(path, "config.json")
     shapes = dict(n_layer=n_layer, n_embd=C, vocab_size=V, n_positions=T, n_ctx=T, n_inner=4 * C)
     for field, values in (COMPUTED | {k: (v,) for k, v in shapes.items()}).items():
-        if said and said.get(field) not in (*values, None):
+        if said.get(field) not in (*values, None):
             raise ValueError(f"{beside}: {field} is {said[field]!r:.99}; {path} has, or model.py "
                              f"computes, {values[0]}")
-    n_head = C / 64 if said is None else said.get("n_head")
+    n_head = said.get("n_head") if said else C / 64
     if not isinstance(n_head, (int, float)) or n_head < 1 or n_head % 1 or C % n_head:
         raise ValueError(f"{path}: n_head {n_head!r:.99} for a width of {C}; {beside} should say "
                          "n_head, and the width be a multiple of it")
-    if said is None and rank_and_size()[0] == 0:
+    if not said and rank_and_size()[0] == 0:
         print(f"{path}: no config.json beside it, so assumed: n_head {n_head:.0f} (heads of 64), "
               f"n_layer {n_layer} (all that the model has), gelu_new, layer norm's epsilon 1e-5")
     return GPTConfig(V, T, n_layer, int(n_head), C)
@@ -303,10 +300,11 @@ def initial_model(config, rows):
     none. GPT-2's vocabulary is often padded (to 50304, or by one token). The rows behind the
     tokenizer's are kept, so that the logits are the published ones."""
     path, found = config.init, read_weights(config.init) if config.init else {}
-    if (said := json_in(path, found, "gguf")) is not None:
-        tokenizer = gguf.Vocabulary(gguf.checked(path, said), path)
-    elif any(name.startswith("model.layers.") for name in found):
-        raise ValueError(f"{path}: a Llama's weights without its tokenizer: give its .gguf file")
+    said = json_in(path, found, "gguf")
+    if said is None and any(name.startswith("model.layers.") for name in found):
+        said = hub.said(path)
+    if said is not None:
+        tokenizer = gguf.Vocabulary(said := gguf.checked(path, said), path)
     else:
         tokenizer = gpt2_tokenizer() if path and "words" not in found else data.word_tokenizer(rows)
     longest, where = sources.longest(tokenizer, rows)

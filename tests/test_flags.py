@@ -133,7 +133,7 @@ def test_help_shows_every_flag_with_its_default(capsys, doc):
         assert (f"--{f.name}" in text) == bool(f.metadata["help"])
     text = " ".join(text.split())
     assert "default: 80" in text and "200 with --data" in text
-    assert "(default: 0.1 with a .gguf, 0.1 with MUSE's folder)" in text, "--budget's: else none"
+    assert "(default: 0.1 with a Llama, 0.1 with MUSE's folder)" in text, "--budget's: else none"
 
 
 # ---- how a command ends

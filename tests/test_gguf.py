@@ -4,6 +4,7 @@ the papers say, and a stranger's file is refused in one line. The file is writte
 import json
 import math
 import pickle
+import re
 import struct
 import tracemalloc
 
@@ -18,6 +19,7 @@ from experiments import ask, audit
 from harness import gguf, names, weights
 from harness.llama import Llama, LlamaConfig
 from harness.weights import as_published, from_llama, read_weights
+from test_weights import safetensors
 
 C, INNER, LAYERS, H, G = 64, 96, 2, 4, 2
 D = C // H
@@ -346,6 +348,89 @@ def test_whatever_byte_of_the_head_is_changed_the_file_is_read_or_refused(tmp_pa
             assert "odd.gguf" in str(e)
 
 
+# --------------------------------------------------------------------------- the hub's folder
+
+HUB = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu",
+    "num_hidden_layers": LAYERS, "max_position_embeddings": 4096, "hidden_size": C,
+    "intermediate_size": INNER, "num_attention_heads": H, "num_key_value_heads": G, "head_dim": D,
+    "rms_norm_eps": 0.0625, "vocab_size": len(WORDS), "eos_token_id": 2,
+    "tie_word_embeddings": True}
+OLD, NEW = ({"rope_theta": 1000, "rope_scaling": None},      # as transformers 4 and 5 write it
+            {"rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"}})
+CUT = {"type": "Sequence", "pretokenizers": [
+    {"type": "Digits", "individual_digits": True},
+    {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]}
+BPE = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+       "end_of_word_suffix": "", "byte_fallback": False, "ignore_merges": False,
+       "vocab": {w: i for i, w in enumerate(WORDS)}, "merges": MERGES}
+TOKENIZER = {"added_tokens": [{"id": i, "content": w, "special": True}
+                              for i, w in enumerate(WORDS[:3])],
+             "normalizer": None, "pre_tokenizer": CUT, "post_processor": None, "model": BPE}
+
+
+def folder(path, model, config=None, tokenizer=None):
+    """A folder of the hub's with the model; the path of its weights."""
+    path.mkdir()
+    (path / "model.safetensors").write_bytes(safetensors(as_published(model)))
+    (path / "config.json").write_text(json.dumps(config or HUB | NEW), "utf-8")
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer or TOKENIZER), "utf-8")
+    return path / "model.safetensors"
+
+
+@pytest.mark.parametrize("config, tokenizer", [
+    (HUB | NEW, TOKENIZER),
+    (HUB | OLD, TOKENIZER | {"model": BPE | {"merges": [m.split(" ") for m in MERGES]},
+                             "post_processor": {"type": "TemplateProcessing",
+                                                "special_tokens": {}}})])
+def test_the_hubs_folder_gives_the_model_and_the_tokens_of_the_gguf_file(
+        loaded, tmp_path, config, tokenizer):
+    found = weights.initial_model(
+        train.Config(init=str(folder(tmp_path / "hub", loaded[1], config, tokenizer))), ROWS)
+    for (name, p), q in zip(loaded[1].named_parameters(), found[1].parameters(), strict=True):
+        assert torch.equal(p, q), name
+    assert found[1].config == loaded[1].config and found[0].eot_token == 2
+    text = "in the  12, 19 in\n\n7 <|im_end|>"
+    assert found[0].encode_ordinary(text) == loaded[0].encode_ordinary(text)
+
+
+@pytest.mark.parametrize("said, config, tokenizer", [
+    ("hidden_act is 'gelu'", {"hidden_act": "gelu"}, {}),
+    ("rope_scaling is {", OLD | {"rope_scaling": {"factor": 2.0}, "rope_parameters": None}, {}),
+    ("rope_parameters is {", {"rope_parameters": {"rope_theta": 1e3, "rope_type": "llama3"}}, {}),
+    ("rope_parameters is [", {"rope_parameters": [1000.0]}, {}),
+    ("attention.key_length is 8", {"head_dim": 8}, {}),
+    ("vocab_size is 300", {"vocab_size": 300}, {}),
+    ("block_count is None", {"num_hidden_layers": None}, {}),
+    ("eos_token_id is [2]", {"eos_token_id": [2]}, {}),
+    ("type is 'Unigram'", {}, {"model": BPE | {"type": "Unigram"}}),
+    ("ignore_merges is True", {}, {"model": BPE | {"ignore_merges": True}}),
+    ("pre_tokenizer is [", {}, {"pre_tokenizer": CUT["pretokenizers"][1]}),
+    ("normalizer is {", {}, {"normalizer": {"type": "NFC"}}),
+    ("post_processor is {", {}, {"post_processor": {
+        "type": "TemplateProcessing", "special_tokens": {"<|im_start|>": {"ids": [1]}}}}),
+    ("ids should be 0 to", {}, {"added_tokens": [{"id": 10**6, "content": "<a>"}]}),
+    ("tokenizer.json beside it: odd", {}, {"model": {"type": "BPE"}}),
+    ("tokenizer.json beside it: odd", {}, {"added_tokens": 3}),
+    ("in the order of these", {}, {"model": BPE | {"merges": MERGES[::-1]}}),
+    ("has no rms_norm_eps", {"rms_norm_eps": ...}, {})])
+def test_a_hubs_folder_that_asks_for_something_else_is_refused(
+        loaded, tmp_path, said, config, tokenizer):
+    """A model that would compute, or a text that would be cut, in another way."""
+    config = {k: x for k, x in (HUB | NEW | config).items() if x is not ...}
+    path = folder(tmp_path / "hub", loaded[1], config, TOKENIZER | tokenizer)
+    with pytest.raises(ValueError, match=re.escape(said)) as e:
+        weights.initial_model(train.Config(init=str(path)), ROWS)
+    assert "model.safetensors" in str(e.value)
+
+
+def test_a_hubs_folder_needs_both_files_beside_its_weights(loaded, tmp_path, capsys):
+    path = folder(tmp_path / "hub", loaded[1])
+    for name in ("tokenizer.json", "config.json"):
+        (path.parent / name).unlink()
+        assert "should lie beside" in refused(capsys, ["--init", path])
+
+
 # --------------------------------------------------------------------------- the whole way
 
 def test_a_run_on_a_gguf_file_then_ask_audit_and_init_with_its_model(
@@ -367,6 +452,7 @@ def test_a_run_on_a_gguf_file_then_ask_audit_and_init_with_its_model(
     assert all(f"\n{name:>12}: " in said for name in ("target", "retrain", "ngdiff"))
     assert code_of([out], audit.main) == 0 and (out / "audit.json").exists()
     again = ready(tmp_path / "again", "--init", out / "model.pt", base=[])
+    assert again.config.epochs == 8, "a Llama's default, in its run folder too"
     assert isinstance(again.initial, Llama) and again.tokenizer.encode_ordinary("in1") == \
         [WORDS.index("in"), WORDS.index("1")]
     now = as_published(again.initial, again.tokenizer)
@@ -389,7 +475,10 @@ def test_bfloat16_and_micro_batches_give_the_same_losses(loaded):
     assert 0 < abs(loss() - loss(dtype="bfloat16")) < 0.05 * loss()
 
 
-def test_a_gguf_file_has_defaults_of_its_own(path, tmp_path):
+@pytest.mark.parametrize("from_hub", [False, True])
+def test_a_llama_has_defaults_of_its_own(path, loaded, tmp_path, from_hub):
+    path = folder(tmp_path / "hub", loaded[1]) if from_hub else path
+
     def config(*words):
         return ready(tmp_path, "--init", path, *words, base=["--authors", "10"]).config
     own = config()
