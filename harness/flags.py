@@ -34,9 +34,9 @@ RATES = {
 NO_LEVEL = ("npo", "retain", "lossnorm")     # methods that can't go with --level
 FIRST_GUESS = 0.01       # AutoLR's
 
-# Smallest and largest value of every flag that is a number.
-BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), n_layer=(1, 1000),
-              n_embd=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
+# Smallest and largest value of every flag that is a number (seeds: of the experiments).
+BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), seeds=(1, 100),
+              n_layer=(1, 1000), n_embd=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
               train_lr=(1e-9, 100), c=(0, 1), lr=LR_RANGE, lazy=(0, 10**6),
               budget=(0, 100), steps=(1, 10**6), batch=(0, 10**6), micro_batch=(0, 10**6))
 
