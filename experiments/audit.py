@@ -13,10 +13,10 @@ import copy
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch.optim.adamw import adamw
 
 import data
 import metrics
+import ngdiff
 from experiments import folders, shared
 from harness import files, flags, measuring, report, sources
 
@@ -37,19 +37,17 @@ def ready(argv):
 
 
 def relearning(model, known, device, group=""):
-    """Train a copy of `model` on the Examples `known` (AdamW, one batch). Yields the copy before
+    """Train a copy of `model` on the Examples `known` (Adam, one batch). Yields the copy before
     the first step and after every second step. group: train only parameters with this in the name.
     """
     model = copy.deepcopy(model)
     params = [p for name, p in model.named_parameters() if group in name]
     m, v = ([torch.zeros_like(p) for p in params] for _ in range(2))
-    taken, batch = [torch.zeros(()) for _ in params], data.collate(known).to(device)
+    batch = data.collate(known).to(device)
     yield model
     for step in range(1, RELEARN_STEPS + 1):
         grad = torch.autograd.grad(model(batch).mean(), params)
-        with torch.no_grad():
-            adamw(params, grad, m, v, [], taken, lr=RELEARN_LR, beta1=0.9, beta2=0.999, eps=1e-8,
-                  weight_decay=0, amsgrad=False, maximize=False)
+        ngdiff.update(params, ngdiff.adam_direction(grad, m, v, step), RELEARN_LR)
         if step % 2 == 0:
             yield model
 
