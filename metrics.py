@@ -3,7 +3,7 @@
 In this order: texts (ROUGE-L), likelihoods (probability to model utility), the test against a
 retrained model (forget quality), membership (Min-k% to PrivLeak), tokens.
 The definitions are TOFU's (Maini et al. 2024, arXiv 2401.06121) and MUSE's (Shi et al. 2024,
-arXiv 2407.06460), in the last two functions OpenUnlearning's (Dorna et al. 2025, arXiv 2506.12618).
+arXiv 2407.06460), in the last function OpenUnlearning's (Dorna et al. 2025, arXiv 2506.12618).
 L = an answer's loss in nats per token, end-of-text included; float arrays in, floats out. An empty
 or non-finite input raises a ValueError naming argument and row (from 0): no table gets a NaN.
 
@@ -20,15 +20,21 @@ from itertools import accumulate
 import numpy as np
 
 
-def _checked(name, values, rows=None):
-    """`values` as a float64 array (N,) (N = `rows` if given), or the promised ValueError."""
-    values = [np.asarray(value, dtype=np.float64) for value in values]
-    if not values or len(values) != (rows or len(values)):
+def _checked(name, values):
+    """`values` as a float64 array (N,), N at least 1, or the promised ValueError."""
+    return np.concatenate(_checked_lists(name, [[value] for value in values]))
+
+
+def _checked_lists(name, values, rows=None):
+    """`values` as a list of float64 arrays, none empty, `rows` of them (None: at least one), or the
+    promised ValueError."""
+    if not len(values) or rows not in (None, len(values)):
         raise ValueError(f"{name} has {len(values)} rows: expected {rows or 'at least 1'}")
-    for i, value in enumerate(values):
-        if value.ndim or not np.isfinite(value):
-            raise ValueError(f"{name}, row {i} is {value}: expected a finite number")
-    return np.array(values)
+    arrays = [np.asarray(row, dtype=np.float64) for row in values]
+    for i, row in enumerate(arrays):
+        if row.ndim != 1 or not row.size or not np.isfinite(row).all():
+            raise ValueError(f"{name}, row {i} is {row}: expected finite numbers, one at least")
+    return arrays
 
 
 def rouge_l(generated, gold):
@@ -61,17 +67,6 @@ def muse_mem(generated, gold):
 def probability(losses):
     """TOFU's probability of N answers, losses (N,) L: the mean of exp(-L), not exp of the mean."""
     return float(np.mean(np.exp(-_checked("losses", losses))))
-
-
-def _checked_lists(name, values, rows):
-    """`values` as a list of `rows` float64 arrays, none empty, or the promised ValueError."""
-    if len(values) != rows:
-        raise ValueError(f"{name} has {len(values)} rows: expected {rows}")
-    arrays = [np.asarray(row, dtype=np.float64) for row in values]
-    for i, row in enumerate(arrays):
-        if row.ndim != 1 or not row.size or not np.all(np.isfinite(row)):
-            raise ValueError(f"{name}, row {i} is {row}: expected finite numbers, one at least")
-    return arrays
 
 
 def choice_probability(loss_gold, loss_wrong):
@@ -195,8 +190,3 @@ def extraction_strength(hits):
     wrong = np.flatnonzero(_checked("hits (row = token)", hits) == 0)
     # 1 - k/T,  k = the smallest position from which every token is right
     return float(1 - (wrong[-1] + 1 if len(wrong) else 0) / len(hits))
-
-
-def exact_memorisation(hits):
-    """Share of an answer's tokens that is predicted right; hits as above. OpenUnlearning."""
-    return float(np.mean(_checked("hits (row = token)", hits)))
