@@ -33,7 +33,8 @@ def _checked_lists(name, values, rows=None):
     arrays = [np.asarray(row, dtype=np.float64) for row in values]
     for i, row in enumerate(arrays):
         if row.ndim != 1 or not row.size or not np.isfinite(row).all():
-            raise ValueError(f"{name}, row {i} is {row}: expected finite numbers, one at least")
+            shown = str(row).removeprefix("[").removesuffix("]")
+            raise ValueError(f"{name}, row {i} is {shown}: expected finite numbers, one at least")
     return arrays
 
 

@@ -130,10 +130,8 @@ def check(config, given):
         "--tiny: --data names other data": config.tiny and config.data not in ("", "muse"),
         f"--c: only --method gdiff has a c, {config.method} has none":
             "c" in given and config.method != "gdiff",
-        "--level: npo has an objective of its own for the forget rows; choose one of the two":
-            config.level and config.method == "npo",
-        f"--level: {config.method} can't use it: retain does not look at the forget rows, lossnorm "
-        "divides by their loss, which the level loss brings to 0":
+        f"--level: {config.method} can't use it: npo has an objective of its own for the forget "
+        "rows, retain does not look at them, lossnorm divides by their loss, which becomes 0":
             config.level and config.method in NO_LEVEL,
         "--budget: AutoLR keeps it, and with --lazy 0 it makes no fit":
             config.budget and not config.lazy and config.method == "ngdiff",
