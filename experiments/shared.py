@@ -11,6 +11,8 @@ import json
 import os
 import time
 
+import torch
+
 import data
 import train
 from harness import files, flags, names, processes, report
@@ -85,18 +87,10 @@ def train_models(runs):
     side_by_side("models", train.train_one, list(jobs.values()), runs[0].config.device)
 
 
-def trained(run):
-    """{"target": Stage, "retrain": Stage} that `train_models` trained."""
-    stages = {title: train.training_stage(run, title, 1) for title in run.learned}
-    for title, stage in stages.items():
-        train.train(stage, run.learned[title], run.config)
-    return stages
-
-
 def results(title, function, runs, **options):
-    """[function(run, trained(run), **options) for each of runs], as JSON has it: from the cache, or
-    made side by side and put there. So an interrupted command continues where it was.
-    function must be importable by name."""
+    """[function(run, train.train_both(run), **options) for each of runs], as JSON has it: from the
+    cache, or made side by side and put there. So an interrupted command continues where it was.
+    function must be importable by name. `train_models` comes first."""
     paths = [result_path(function, run, options) for run in runs]
     jobs = [(path, result, function, run, options, path) for path, run in zip(paths, runs)]
     todo = [job for job in jobs if not os.path.exists(job[0])]
@@ -116,7 +110,8 @@ def result(function, run, options, path):
     """One of the `results`, in a process of its own."""
     if result_path(function, run, options) != path:
         raise processes.Refused("the code was edited while the command ran: start it again")
-    return function(run, trained(run), **options)
+    torch.set_num_threads(1)         # as train_models: train_both finds its models
+    return function(run, train.train_both(run), **options)
 
 
 def reference(run, retrain):

@@ -37,7 +37,7 @@ def run(cache):
 
 @pytest.fixture(scope="module")
 def trained(run):
-    return shared.trained(run)
+    return train.train_both(run)
 
 
 @pytest.fixture
