@@ -8,7 +8,6 @@ In this order: the settings, a batch's loss, `train`, `unlearn` (its mathematics
 the data and models of a run, and `main`, which joins them.
 """
 import copy
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import NamedTuple

@@ -4,7 +4,6 @@ import random
 from functools import partial
 
 import numpy as np
-import torch
 
 import metrics
 from data import Example, by_length, collate, encode, encode_rows
