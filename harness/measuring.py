@@ -126,7 +126,7 @@ def wrong_losses(model, tokenizer, rows):
 
 def summary(measured, retrained):
     """A model's column of the results table: a flat dict of floats. measured: `measure` of each
-    set, by its name (of texts `sources.measure_texts`); retrained: the same of the retrained model.
+    set, by its name (of texts `muse.measure_texts`); retrained: the same of the retrained model.
     Losses are means over rows, nats per token. A number that the data do not allow is left out:
 
         {set}_loss, {set}_prob        forget, retain (holdout: only the loss); world_prob and
