@@ -124,9 +124,9 @@ def measure(model, tokenizer, rows):
 
 
 def measure_texts(model, tokenizer, rows):
-    """A model measured on any other texts: as `measuring.measure`, but the prompt is the first half of a
-    text's tokens (rounded down), and the answer is as long as the second half. `verbmem` is MUSE's,
-    except that MUSE's prompts have a fixed number of tokens."""
+    """A model measured on other texts: as `measuring.measure`, but the prompt is the first half of
+    a text's tokens (rounded down), and the answer is as long as the second half. `verbmem` is
+    MUSE's, except that MUSE's prompts have a fixed number of tokens."""
     examples = data.encode_rows(tokenizer, rows)
     out = measuring.measure_losses(model, examples)
     out |= continued(model, tokenizer, [halves(e, -1) for e in examples])
