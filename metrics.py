@@ -20,15 +20,22 @@ from itertools import accumulate
 import numpy as np
 
 
-def _checked(name, values, rows=None):
-    """`values` as a float64 array (N,) (N = `rows` if given), or the promised ValueError."""
-    values = [np.asarray(value, dtype=np.float64) for value in values]
-    if not values or len(values) != (rows or len(values)):
+def _checked(name, values):
+    """`values` as a float64 array (N,), N at least 1, or the promised ValueError."""
+    return np.concatenate(_checked_lists(name, [[value] for value in values]))
+
+
+def _checked_lists(name, values, rows=None):
+    """`values` as a list of float64 arrays, none empty, `rows` of them (None: at least one), or the
+    promised ValueError."""
+    if not len(values) or rows not in (None, len(values)):
         raise ValueError(f"{name} has {len(values)} rows: expected {rows or 'at least 1'}")
-    for i, value in enumerate(values):
-        if value.ndim or not np.isfinite(value):
-            raise ValueError(f"{name}, row {i} is {value}: expected a finite number")
-    return np.array(values)
+    arrays = [np.asarray(row, dtype=np.float64) for row in values]
+    for i, row in enumerate(arrays):
+        if row.ndim != 1 or not row.size or not np.isfinite(row).all():
+            shown = str(row).removeprefix("[").removesuffix("]")
+            raise ValueError(f"{name}, row {i} is {shown}: expected finite numbers, one at least")
+    return arrays
 
 
 def rouge_l(generated, gold):
@@ -61,17 +68,6 @@ def muse_mem(generated, gold):
 def probability(losses):
     """TOFU's probability of N answers, losses (N,) L: the mean of exp(-L), not exp of the mean."""
     return float(np.mean(np.exp(-_checked("losses", losses))))
-
-
-def _checked_lists(name, values, rows):
-    """`values` as a list of `rows` float64 arrays, none empty, or the promised ValueError."""
-    if len(values) != rows:
-        raise ValueError(f"{name} has {len(values)} rows: expected {rows}")
-    arrays = [np.asarray(row, dtype=np.float64) for row in values]
-    for i, row in enumerate(arrays):
-        if row.ndim != 1 or not row.size or not np.all(np.isfinite(row)):
-            raise ValueError(f"{name}, row {i} is {row}: expected finite numbers, one at least")
-    return arrays
 
 
 def choice_probability(loss_gold, loss_wrong):

@@ -544,11 +544,15 @@ def check_approach(approach, numbers):
 
 def before_fit(state, watched, params, loss_0, budget, total):
     """The rest of the budget, or None without one; state keeps the first loss. ValueError if AutoLR
-    cannot start from state.lr, or if the watched loss, evaluated again, is no longer
-    loss_0."""
+    cannot start from state.lr, or if the watched loss, evaluated again, is no longer loss_0: AutoLR
+    compares losses."""
     check_lr(state.lr)
     if state.step == 0:
-        check_repeats(watched, params, loss_0, total)
+        again = loss_only(watched, total)
+        if not abs(again - loss_0) <= rounding(params, loss_0, again):
+            raise ValueError(f"retain (or probe_on): the loss is {loss_0:.8g}, evaluated again it "
+                             f"is {again:.8g}: dropout, or a new batch at each call? (If passes "
+                             "run in bfloat16: pass probe_on in float32.)")
         state.watched = loss_0
     return None if budget is None else state.watched + budget - loss_0
 
@@ -556,15 +560,6 @@ def before_fit(state, watched, params, loss_0, budget, total):
 def check_lr(lr):
     if not LR_RANGE[0] <= lr <= LR_RANGE[1]:
         raise ValueError(f"lr {lr:g}: AutoLR starts from {LR_RANGE[0]:g} to {LR_RANGE[1]:g}")
-
-
-def check_repeats(losses, params, loss_0, total):
-    """AutoLR compares losses, so one that is evaluated again must still be loss_0."""
-    again = loss_only(losses, total)
-    if not abs(again - loss_0) <= rounding(params, loss_0, again):
-        raise ValueError(f"retain (or probe_on): the loss is {loss_0:.8g}, evaluated again it is "
-                         f"{again:.8g}: dropout, or a new batch at each call? (If passes run in "
-                         "bfloat16: pass probe_on in float32.)")
 
 
 def rounding(params, *losses):

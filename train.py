@@ -8,7 +8,6 @@ In this order: the settings, a batch's loss, `train`, `unlearn` (its mathematics
 the data and models of a run, and `main`, which joins them.
 """
 import copy
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -136,17 +135,16 @@ def objective(model, batch, config):
     return ngdiff.level_objective(rows.sum(1), n_tokens, batch.reference).sum() / batch.n_tokens
 
 
-def loss_functions(model, batches, config):
+def loss_functions(model, batches, config, loss=mean_loss):
     """One task's loss as ngdiff.py takes it: functions that add up to L, one for each micro-batch
     (or one for all of them, which threads share)."""
-    return workers.shared(mean_loss, model, batches, config, one=config.micro_batch > 0)
+    return workers.shared(loss, model, batches, config, one=config.micro_batch > 0)
 
 
 def forget_functions(model, batches, config):
     """The same for what is raised: L_F, or the objective of npo or of the level loss."""
-    if config.method != "npo" and not config.level:
-        return loss_functions(model, batches, config)
-    return workers.shared(objective, model, batches, config, one=config.micro_batch > 0)
+    own = config.method == "npo" or config.level
+    return loss_functions(model, batches, config, objective if own else mean_loss)
 
 
 # --------------------------------------------------------------------------- training

@@ -5,6 +5,7 @@ target, the retrained, the unlearned and a fresh, random model:
   relearning   train on a quarter of the forget rows: do the *other* forget rows come back?
   rounding     round the weights to 8 and to 4 bits: do the answers come back?
   extraction   which share of an answer, from its end, does the model predict without a mistake?
+               And which share of all its tokens (exact memorisation)?
   rephrasing   ask the same questions in other words
 Prints a table, and writes audit.json and audit.png into RUN_FOLDER.
 """
@@ -13,10 +14,10 @@ import copy
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch.optim.adamw import adamw
 
 import data
 import metrics
+import ngdiff
 from experiments import folders, shared
 from harness import files, flags, measuring, report, sources
 
@@ -37,19 +38,17 @@ def ready(argv):
 
 
 def relearning(model, known, device, group=""):
-    """Train a copy of `model` on the Examples `known` (AdamW, one batch). Yields the copy before
+    """Train a copy of `model` on the Examples `known` (Adam, one batch). Yields the copy before
     the first step and after every second step. group: train only parameters with this in the name.
     """
     model = copy.deepcopy(model)
     params = [p for name, p in model.named_parameters() if group in name]
     m, v = ([torch.zeros_like(p) for p in params] for _ in range(2))
-    taken, batch = [torch.zeros(()) for _ in params], data.collate(known).to(device)
+    batch = data.collate(known).to(device)
     yield model
     for step in range(1, RELEARN_STEPS + 1):
         grad = torch.autograd.grad(model(batch).mean(), params)
-        with torch.no_grad():
-            adamw(params, grad, m, v, [], taken, lr=RELEARN_LR, beta1=0.9, beta2=0.999, eps=1e-8,
-                  weight_decay=0, amsgrad=False, maximize=False)
+        ngdiff.update(params, ngdiff.adam_direction(grad, m, v, step), RELEARN_LR)
         if step % 2 == 0:
             yield model
 
@@ -70,14 +69,12 @@ def quantized(model, bits):
 
 
 @torch.no_grad()
-def extraction(model, examples, device):
-    """Mean `metrics.extraction_strength` of the examples' answers, end of text dropped."""
-    strengths = []
-    for e in examples:
-        batch = data.collate([e]).to(device)
-        hits = (model.logits(batch).argmax(-1) == batch.labels)[:-1]
-        strengths.append(metrics.extraction_strength(hits.tolist()))
-    return float(np.mean(strengths))
+def memorised(model, examples, device):
+    """Two measures of the examples' answers, end of text dropped: {name: their mean}."""
+    batches = [data.collate([e]).to(device) for e in examples]
+    hits = [(model.logits(b).argmax(-1) == b.labels)[:-1].tolist() for b in batches]
+    return {of.__name__: float(np.mean([of(answer) for answer in hits]))
+            for of in (metrics.extraction_strength, metrics.exact_memorisation)}
 
 
 def rouge(run, model, rows):
@@ -96,7 +93,7 @@ def audit_one(run, model):
     """All tests of one model: (a flat dict of numbers, the other rows' mean probability before and
     along `relearning`)."""
     forget, device = run.examples["forget"], run.config.device
-    out = {"extraction_strength": extraction(model, forget, device)}
+    out = memorised(model, forget, device)
     some = {name: run.rows[name] for name in ("forget", "retain")}
     for title, altered in (("float32", model), ("8 bits", quantized(model, 8)),
                            ("4 bits", quantized(model, 4))):

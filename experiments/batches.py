@@ -21,25 +21,28 @@ from experiments import shared, tradeoff
 from harness import flags, measuring, report
 
 SIZES = (8, 16, 32, 64, 108, 216)
+WAYS = {                    # name: options of `unlearned`
+    "as_printed": {}, "another_batch": dict(other=True), "budget": dict(budget=True),
+    "budget_and_memory": dict(budget=True, memory=train.MEMORY)}
 MEASURES = "retain_prob", "world_rouge", "forget_prob", "membership_auc"
 
 
 def ready(argv):
-    """(--out, {seed: train.Run}). ValueError on a mistake."""
+    """(--out, [a train.Run for each seed]). ValueError on a mistake."""
     parser = shared.parser("batches", __doc__)
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     own, others = parser.parse_known_args(argv)
-    if not 1 <= own.seeds <= 100:
-        raise ValueError(f"--seeds {own.seeds}: must be from 1 to 100")
+    flags.check_bound("seeds", own.seeds)
     taken = ("seed", "batch", "method", "level", "dtype", "lazy")
     config = shared.parse(["--out", "out/batches", "--budget", "0.1", *others], taken, __doc__)
-    runs = {seed: train.prepare(replace(config, seed=seed)) for seed in range(own.seeds)}
+    runs = [train.prepare(replace(config, seed=seed)) for seed in range(own.seeds)]
     shared.questions_only(runs[0])
     return config.out, runs
 
 
-def unlearned(run, target, other=False, budget=None, memory=0.0):
-    """A copy of the model `target` after config.steps steps of NGDiff with AutoLR."""
+def unlearned(run, target, other=False, budget=False, memory=0.0):
+    """A copy of the model `target` after config.steps steps of NGDiff with AutoLR, which looks at
+    the step's retain batch, at an `other` one, or with the budget at the watched rows."""
     config, model = run.config, copy.deepcopy(target)
     losses = lambda batches: train.loss_functions(model, batches, config)
     state = ngdiff.State(lr=config.lr, adam=config.optimizer == "adam")
@@ -51,7 +54,7 @@ def unlearned(run, target, other=False, budget=None, memory=0.0):
         retain, forget = next(batches)
         seen = watched if budget else next(others)[0] if other else retain
         ngdiff.step(losses(retain), losses(forget), model.parameters(), state,
-                    probe_on=losses(seen), budget=budget, memory=memory)
+                    probe_on=losses(seen), budget=config.budget if budget else None, memory=memory)
     return model
 
 
@@ -68,26 +71,6 @@ def end(run, trained, **options):
         found = dict.fromkeys(MEASURES, 0.0)
     return {**{k: found[k] for k in MEASURES if k in found}, "off": found["forget_prob"] - goal}
 
-
-# The four ways: `shared.results` wants functions that have names.
-
-def as_printed(run, trained):
-    return end(run, trained)
-
-
-def another_batch(run, trained):
-    return end(run, trained, other=True)
-
-
-def budget(run, trained):
-    return end(run, trained, budget=run.config.budget)
-
-
-def budget_and_memory(run, trained):
-    return end(run, trained, budget=run.config.budget, memory=train.MEMORY)
-
-
-WAYS = as_printed, another_batch, budget, budget_and_memory
 
 # --------------------------------------------------------------------------- table and picture
 
@@ -112,30 +95,27 @@ def draw(found):
             fig.subplots(1, 2), ("retain_prob", "off"),
             ("retain prob, to stay near 1", "forget prob above the retrained model's"),
             ((0, 1), (-0.5, 0.5))):
-        values = np.array([[np.mean([e[key] for e in found[way.__name__, size]])
-                            for size in SIZES] for way in WAYS])
+        values = np.array([[np.mean([e[key] for e in found[way, size]]) for size in SIZES]
+                           for way in WAYS])
         ax.imshow(values, cmap="viridis" if key == "retain_prob" else "coolwarm", aspect="auto",
                   vmin=limits[0], vmax=limits[1])
         for (i, j), value in np.ndenumerate(values):
             ax.text(j, i, f"{value:.2f}", ha="center", va="center",
                     bbox=dict(boxstyle="round,pad=0.15", fc="white", ec="none", alpha=0.8))
         ax.set(title=title, xlabel="rows a step", xticks=range(len(SIZES)), xticklabels=SIZES,
-               yticks=range(len(WAYS)), yticklabels=[w.__name__.replace("_", " ") for w in WAYS])
+               yticks=range(len(WAYS)), yticklabels=[way.replace("_", " ") for way in WAYS])
     return fig
 
 
 def act(asked):
     """Unlearn in each way with each batch; print, write and draw."""
     out, runs = asked
-    shared.train_models(list(runs.values()))
-    sized = {size: [run._replace(config=replace(run.config, batch=size)) for run in runs.values()]
-             for size in SIZES}
+    shared.train_models(runs)
+    sized = [run._replace(config=replace(run.config, batch=size)) for size in SIZES for run in runs]
     found = {}
-    for way in WAYS:
-        some = [run for size in SIZES for run in sized[size]]
-        done = iter(shared.results(way.__name__, way, some))
-        for size in SIZES:
-            found[way.__name__, size] = [next(done) for _ in runs]
+    for way, options in WAYS.items():
+        for run, ends in zip(sized, shared.results(way, end, sized, **options)):
+            found.setdefault((way, run.config.batch), []).append(ends)
     text = table(found)
     print("\n" + text)
     shared.write(out, {"table.txt": text + "\n", "batches.png": report.png(draw(found)),

@@ -20,7 +20,7 @@ METHODS = {                                         # name: settings
     "gdiff 0.1": dict(method="gdiff", c=0.1), "lossnorm": dict(method="lossnorm"),
     "pcgrad": dict(method="pcgrad"), "mgda": dict(method="mgda"), "npo": dict(method="npo"),
     "ga": dict(method="ga"), "retain": dict(method="retain")}
-TUNING_SEED = 100                                   # see rates.py
+TUNING_SEED = 100                                   # see rates.py; --seeds stays below it
 TAKEN = ("method", "optimizer", "lr", "lazy", "c", "seed", "level")      # set here
 
 
@@ -40,8 +40,7 @@ def ready(argv):
     parser.add_argument("--seeds", type=int, default=5, help="how many (default: 5)")
     only(parser)
     own, others = parser.parse_known_args(argv)
-    if not 1 <= own.seeds <= TUNING_SEED:
-        raise ValueError(f"--seeds {own.seeds}: must be from 1 to {TUNING_SEED}")
+    flags.check_bound("seeds", own.seeds)
     configs = both(["--out", "out/compare", *others], __doc__)
     return configs, prepare(configs, range(own.seeds)), own.only
 

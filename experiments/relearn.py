@@ -23,8 +23,8 @@ PARTS = "wte", "wpe", "ln", "attn", "mlp", "h.0", "h.1"
 SETTINGS = {
     "default": {}, "fixed lr 0.01, 320 steps": dict(lazy=0, lr=0.01, steps=320),
     "160 steps": dict(steps=160), "320 steps": dict(steps=320),
-    "adam": dict(optimizer="adam"), "retain batch x 2": {}, "x 4": {}}
-BATCHES = {"retain batch x 2": 2, "x 4": 4}
+    "adam": dict(optimizer="adam"), "144 retain rows a step": dict(batch=144),
+    "288": dict(batch=288)}      # twice and four times --tiny's
 DECAYS = 3e-4, 1e-3          # share of every weight that is taken away at each unlearning step
 
 
@@ -98,9 +98,8 @@ def settings(run, target):
     """{setting: curve and retain ROUGE} after unlearning from the Stage `target` with it."""
     models = {}
     for name, change in SETTINGS.items():
-        config = replace(run.config, **change)
-        config.batch = min(config.batch * BATCHES.get(name, 1), len(run.examples["retain"]))
-        models[name] = train.unlearned(run._replace(config=config), target).model
+        changed = run._replace(config=replace(run.config, **change))
+        models[name] = train.unlearned(changed, target).model
     models |= {f"decay {d:g} a step": decayed(run, target.model, d) for d in DECAYS}
     return {name: curve(run, m, quarter(run)) + [audit.rouge(run, m, run.rows["retain"])]
             for name, m in models.items()}

@@ -11,6 +11,8 @@ import json
 import os
 import time
 
+import torch
+
 import data
 import train
 from harness import files, flags, names, processes, report
@@ -85,38 +87,31 @@ def train_models(runs):
     side_by_side("models", train.train_one, list(jobs.values()), runs[0].config.device)
 
 
-def trained(run):
-    """{"target": Stage, "retrain": Stage} that `train_models` trained."""
-    stages = {title: train.training_stage(run, title, 1) for title in run.learned}
-    for title, stage in stages.items():
-        train.train(stage, run.learned[title], run.config)
-    return stages
-
-
-def results(title, function, runs):
-    """[function(run, trained(run)) for each of runs], as JSON has it: from the cache, or made side
-    by side and put there. So an interrupted command continues where it was.
-    function must be importable by name."""
-    paths = [result_path(function, run) for run in runs]
-    jobs = [(path, result, function, run, path) for path, run in zip(paths, runs)]
+def results(title, function, runs, **options):
+    """[function(run, train.train_both(run), **options) for each of runs], as JSON has it: from the
+    cache, or made side by side and put there. So an interrupted command continues where it was.
+    function must be importable by name. `train_models` comes first."""
+    paths = [result_path(function, run, options) for run in runs]
+    jobs = [(path, result, function, run, options, path) for path, run in zip(paths, runs)]
     todo = [job for job in jobs if not os.path.exists(job[0])]
     side_by_side(title, kept, todo, runs[0].config.device)
     return [kept(*job) for job in jobs]
 
 
-def result_path(function, run):
-    """A file in the cache, its name made of all that function(run, trained(run)) depends on."""
+def result_path(function, run, options):
+    """A file in the cache, its name made of all that one of the `results` depends on."""
     stages = {title: train.training_stage(run, title, 1).name for title in run.learned}
     made_of = names.ingredients((function, type(run.initial), data.word_tokenizer), run.config,
-                                [run.rows, run.examples], threads=1, stages=stages)
+                                [run.rows, run.examples, options], threads=1, stages=stages)
     return os.path.join(run.config.cache, f"{function.__name__}-{names.digest(made_of)}.json")
 
 
-def result(function, run, path):
+def result(function, run, options, path):
     """One of the `results`, in a process of its own."""
-    if result_path(function, run) != path:
+    if result_path(function, run, options) != path:
         raise processes.Refused("the code was edited while the command ran: start it again")
-    return function(run, trained(run))
+    torch.set_num_threads(1)         # as train_models: train_both finds its models
+    return function(run, train.train_both(run), **options)
 
 
 def reference(run, retrain):

@@ -34,9 +34,9 @@ RATES = {
 NO_LEVEL = ("npo", "retain", "lossnorm")     # methods that can't go with --level
 FIRST_GUESS = 0.01       # AutoLR's
 
-# Smallest and largest value of every flag that is a number.
-BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), n_layer=(1, 1000),
-              n_embd=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
+# Smallest and largest value of every flag that is a number (seeds: of the experiments).
+BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), seeds=(1, 100),
+              n_layer=(1, 1000), n_embd=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
               train_lr=(1e-9, 100), c=(0, 1), lr=LR_RANGE, lazy=(0, 10**6),
               budget=(0, 100), steps=(1, 10**6), batch=(0, 10**6), micro_batch=(0, 10**6))
 
@@ -130,10 +130,8 @@ def check(config, given):
         "--tiny: --data names other data": config.tiny and config.data not in ("", "muse"),
         f"--c: only --method gdiff has a c, {config.method} has none":
             "c" in given and config.method != "gdiff",
-        "--level: npo has an objective of its own for the forget rows; choose one of the two":
-            config.level and config.method == "npo",
-        f"--level: {config.method} can't use it: retain does not look at the forget rows, lossnorm "
-        "divides by their loss, which the level loss brings to 0":
+        f"--level: {config.method} can't use it: npo has an objective of its own for the forget "
+        "rows, retain does not look at them, lossnorm divides by their loss, which becomes 0":
             config.level and config.method in NO_LEVEL,
         "--budget: AutoLR keeps it, and with --lazy 0 it makes no fit":
             config.budget and not config.lazy and config.method == "ngdiff",

@@ -4,10 +4,9 @@ import random
 from functools import partial
 
 import numpy as np
-import torch
 
 import metrics
-from data import by_length, collate, encode, encode_rows
+from data import Example, by_length, collate, encode, encode_rows
 from harness import workers
 
 TOKENS_AT_ONCE = 2**13    # of rows as long as GPT-2's context, 256 would take gigabytes
@@ -71,9 +70,7 @@ def generate(model, tokenizer, prompts, longest, batch_size=256):
     """Greedy continuations of N prompts, as lists of token ids: up to the end of text, but at most
     `longest` + 1 tokens."""
     out = [None] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for at in range(0, len(order), batch_size):
-        some = order[at:at + batch_size]
+    for some in by_length([Example(p, len(p)) for p in prompts], batch_size):
         generated = model.generate([prompts[i] for i in some], longest + 1, tokenizer.eot_token)
         for i, ids in zip(some, generated):
             out[i] = [t for t in ids if t < tokenizer.n_vocab]      # a padded vocabulary has more
@@ -129,7 +126,7 @@ def wrong_losses(model, tokenizer, rows):
 
 def summary(measured, retrained):
     """A model's column of the results table: a flat dict of floats. measured: `measure` of each
-    set, by its name (of texts `sources.measure_texts`); retrained: the same of the retrained model.
+    set, by its name (of texts `muse.measure_texts`); retrained: the same of the retrained model.
     Losses are means over rows, nats per token. A number that the data do not allow is left out:
 
         {set}_loss, {set}_prob        forget, retain (holdout: only the loss); world_prob and

@@ -123,6 +123,16 @@ def measure(model, tokenizer, rows):
     return out
 
 
+def measure_texts(model, tokenizer, rows):
+    """A model measured on other texts: as `measuring.measure`, but the prompt is the first half of
+    a text's tokens (rounded down), and the answer is as long as the second half. `verbmem` is
+    MUSE's, except that MUSE's prompts have a fixed number of tokens."""
+    examples = data.encode_rows(tokenizer, rows)
+    out = measuring.measure_losses(model, examples)
+    out |= continued(model, tokenizer, [halves(e, -1) for e in examples])
+    return out | {"verbmem": metrics.muse_mem(out["answers"], out["gold"])}
+
+
 def measure_documents(model, tokenizer, rows):
     """`measuring.measure_losses` of whole documents: of the tokens of all their windows."""
     cut = [windows(tokenizer, row["answer"], model.config.block_size) for row in rows]
@@ -143,7 +153,8 @@ def sequence(tokenizer, row, T):
 
 
 def halves(window, n=None):
-    """The first half of a window's tokens, and the second half, or its first n tokens."""
+    """The first half of a window's tokens, and the second half, or its first n tokens (-1: all but
+    the last, the end of text)."""
     half = len(window.tokens) // 2
     return window.tokens[:half], window.tokens[half:][:n]
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 import torch
 
-from harness import files, flags, measuring, muse, names, sources, weights
+from harness import files, flags, measuring, muse, names, weights
 from harness.llama import Llama
 from harness.stages import kept
 
@@ -28,7 +28,7 @@ def evaluate(model, tokenizer, rows):
     try:
         if "verbmem" in rows:
             return muse.measure(model, tokenizer, rows)
-        return {name: (measuring.measure if some[0]["question"] else sources.measure_texts)(
+        return {name: (measuring.measure if some[0]["question"] else muse.measure_texts)(
                     model, tokenizer, some) for name, some in rows.items()}
     except ValueError as e:
         raise FloatingPointError(f"measuring, {e}: try a smaller --lr") from None

@@ -12,8 +12,7 @@ import reprlib
 import sys
 
 import data
-import metrics
-from harness import measuring, muse
+from harness import muse
 from harness.processes import rank_and_size
 
 SETS = ("retain", "forget", "holdout", "world")     # of a file of rows
@@ -210,15 +209,3 @@ def mini_muse(seed, forget="forget10", authors=160):
     return {**{name: texts(tofu[name]) for name in TEXTS},
             **{name + "_questions": plain(tofu[name]) for name in ("retain", "forget")},
             "world": tofu["world"]}
-
-
-def measure_texts(model, tokenizer, rows):
-    """A model measured on texts: as `measuring.measure`, but the prompt is the first half of a
-    text's tokens (rounded down), and the answer is as long as the second half. `verbmem` is MUSE's,
-    except that MUSE's prompts have a fixed number of tokens."""
-    examples = data.encode_rows(tokenizer, rows)
-    out = measuring.measure_losses(model, examples)
-    cut = [len(e.tokens) // 2 for e in examples]
-    out |= muse.continued(model, tokenizer,
-                          [(e.tokens[:n], e.tokens[n:-1]) for e, n in zip(examples, cut)])
-    return out | {"verbmem": metrics.muse_mem(out["answers"], out["gold"])}

@@ -62,8 +62,7 @@ class Stage:
                 print(f"{self.title:>8}  from {self.path}", flush=True)
             elif not self.stopped:
                 files.check_folder("--cache", self.folder)
-        self.begun, self.saved_at = self.step, self.seconds
-        self.started = self.clock = time.monotonic()
+        self.saved_at, self.clock = self.seconds, time.monotonic()
         self.cost = 3 * sum(p.nbytes for p in self.model.parameters()) / BYTES_A_SECOND
         return self.optimizer
 
@@ -90,7 +89,7 @@ class Stage:
         if (step + 1) % max(1, self.steps // 10) == 0:
             shown = "  ".join(f"{k} {numbers[k]:.4g}" for k in (
                 "loss", "loss_retain", "loss_forget", "cos", "lr") if k in numbers)
-            seconds_a_step = (time.monotonic() - self.started) / (step + 1 - self.begun)
+            seconds_a_step = (self.seconds + time.monotonic() - self.clock) / (step + 1)
             print(f"{self.title:>8}  step {step + 1:{len(str(self.steps))}}/{self.steps}  {shown}  "
                   f"{seconds_a_step * (self.steps - step - 1):4.0f} s left", flush=True)
 

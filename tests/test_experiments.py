@@ -37,7 +37,7 @@ def run(cache):
 
 @pytest.fixture(scope="module")
 def trained(run):
-    return shared.trained(run)
+    return train.train_both(run)
 
 
 @pytest.fixture
@@ -207,13 +207,14 @@ def test_results_are_in_order_and_made_once(run, monkeypatch):
         assert shared.results("title", count_calls, some) == [
             [lr, ["target", "retrain"]] for lr in (0.1, 0.2)]
     assert len(count_calls.calls) == 2
-    before = shared.result_path(count_calls, runs[0])
+    before = shared.result_path(count_calls, runs[0], {})
     fewer = run._replace(rows=run.rows | {"world": run.rows["world"][:-1]})
     for other in (changed(fewer, lr=0.1), changed(run, lr=0.1, train_lr=0.1), runs[1]):
-        assert shared.result_path(count_calls, other) != before
+        assert shared.result_path(count_calls, other, {}) != before
+    assert shared.result_path(count_calls, runs[0], {"other": True}) != before
     edit(monkeypatch, "tests.test_experiments.count_calls")
     with pytest.raises(processes.Refused, match="edited"):
-        shared.result(count_calls, runs[0], before)
+        shared.result(count_calls, runs[0], {}, before)
 
 
 @pytest.mark.parametrize("name, models", [("forget", 3), ("size", 3), ("steps", 1)])
@@ -315,7 +316,8 @@ def test_an_audit_reports_every_model_and_learns_a_quarter_again(folder, run, ca
     audit.main([str(folder)])
     audits, said = saved(folder / "audit.json"), capsys.readouterr().out
     assert list(audits) == ["target", "retrain", "ngdiff", "fresh"]
-    assert audits["target"]["extraction_strength"] > audits["fresh"]["extraction_strength"]
+    for name in ("extraction_strength", "exact_memorisation"):
+        assert audits["target"][name] > audits["fresh"][name]
     for numbers in audits.values():
         assert numbers.pop("relearn_curve") == curve
         assert [numbers[f"relearn_prob {n}"] for n in (0, 10, 20, 40)] == [0, 0.05, 0.1, 0.2]
@@ -365,7 +367,7 @@ def test_batches_compare_the_four_ways_on_the_same_steps(words, tmp_path, monkey
     batches.main(["--seeds", "1", *words, "--steps", "2", "--out", str(tmp_path)])
     done = saved(tmp_path / "batches.json")
     assert [(row["way"], row["rows"]) for row in done] == [
-        (way.__name__, size) for way in batches.WAYS for size in (4, 6)]
+        (way, size) for way in batches.WAYS for size in (4, 6)]
     printed, another, budget, both = (steps[i:i + 4] for i in range(0, 16, 4))
     assert all(own == seen for (own, seen), *_ in printed)
     assert all(own != seen for (own, seen), *_ in another)
@@ -375,11 +377,11 @@ def test_batches_compare_the_four_ways_on_the_same_steps(words, tmp_path, monkey
         (None, 0), (None, 0), (0.1, 0), (0.1, train.MEMORY)]
     assert [own for (own, _), *_ in printed] == [own for (own, _), *_ in both]
     text = (tmp_path / "table.txt").read_text("utf-8")
-    assert text.count("\n") == 9 and all(way.__name__ in text for way in batches.WAYS)
+    assert text.count("\n") == 9 and all(way in text for way in batches.WAYS)
 
 
 def test_a_map_of_the_batches_has_a_cell_for_each_way_and_size():
-    found = {(way.__name__, size): [{"retain_prob": 0.5, "off": -0.25}]
+    found = {(way, size): [{"retain_prob": 0.5, "off": -0.25}]
              for way in batches.WAYS for size in batches.SIZES}
     fig = batches.draw(found)
     for ax, word in zip(fig.axes, ("0.50", "-0.25")):

@@ -10,7 +10,7 @@ import pytest
 
 import data
 from conftest import Stub, write_rows
-from harness import measuring, sources
+from harness import measuring, muse, sources
 from test_data import write_tofu
 
 
@@ -209,7 +209,7 @@ def test_verbmem_is_the_rouge_of_the_second_half_given_the_first():
     tokenizer = data.word_tokenizer({"forget": rows})
     short, long = (e.tokens for e in data.encode_rows(tokenizer, rows))
     model = Stub(lambda prompt: long[len(prompt):] + 2 * prompt[1:])
-    m = sources.measure_texts(model, tokenizer, rows)
+    m = muse.measure_texts(model, tokenizer, rows)
     assert model.prompts == [short[:4], long[:5]], "end of text, and half of 6 or 9 tokens"
     assert m["prompts"] == ["Ann keeps bees", "Ann keeps bees in"]
     assert m["gold"] == ["in Lima.", "Lima and makes jam."]
