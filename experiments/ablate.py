@@ -87,7 +87,7 @@ def act(ablation):
     print("\n" + text)
     shared.write(out, {
         "table.txt": text + "\n",
-        "ablate.json": [case | r for case, r in zip(CASES[name], results)]})
+        "ablate.json": [{"case": case} | r for case, r in zip(CASES[name], results)]})
 
 
 def main(argv=None):

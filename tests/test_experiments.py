@@ -222,11 +222,12 @@ def test_models_are_trained_for_each_value_that_needs_others(monkeypatch, tmp_pa
     seen, cases = [], ablate.CASES[name]
     monkeypatch.setattr(shared, "train_models", seen.append)
     monkeypatch.setattr(shared, "results", lambda title, function, runs: (
-        seen.append(runs) or [{"ran away": "loss nan"}] * len(runs)))
+        seen.append(runs) or [{"ran away": "loss nan", "steps": 7}] * len(runs)))
     ablate.main([name, "--authors", "40", "--out", str(tmp_path)])
     own, runs = seen
     assert (tmp_path / "table.txt").read_text("utf-8").count("loss nan\n") == len(cases)
     assert [{k: getattr(r.config, k) for k in case} for r, case in zip(runs, cases)] == cases
+    assert [r["case"] for r in saved(tmp_path / "ablate.json")] == cases, "beside r's own steps"
     assert len(own) == len({train.training_stage(r, "retrain", 1).name for r in runs}) == models
 
 
