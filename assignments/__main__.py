@@ -106,9 +106,9 @@ def hint(a, args):
 def warn_of_syntax(a):
     for file in a.files:
         try:
-            compile(blank.read_text(ROOT, file), file, "exec")
-        except SyntaxError as e:
-            print(f"assignments: {file}, line {e.lineno}: {e.msg}", file=sys.stderr)
+            blank.read_source(ROOT, file)
+        except ValueError as e:
+            print(f"assignments: {e}", file=sys.stderr)
 
 
 # --------------------------------------------------------------------------- the teacher's
@@ -193,8 +193,6 @@ def main(argv=None):
             stream.reconfigure(errors="backslashreplace")
     try:
         return command(argv) or 0
-    except SyntaxError as e:
-        print(f"assignments: {e.filename}, line {e.lineno}: {e.msg}", file=sys.stderr)
     except ValueError as e:
         print(f"assignments: {e}", file=sys.stderr)
     except BrokenPipeError:                     # of `| head`: nothing more can be said there

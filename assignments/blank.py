@@ -92,6 +92,19 @@ def read_text(root, file):
         return f.read()
 
 
+def read_source(root, file):
+    """The text of a Python file. ValueError, in one line with file and line, if it is no Python."""
+    try:
+        compile(text := read_text(root, file), file, "exec")
+        return text
+    except FileNotFoundError:
+        raise ValueError(f"{file} is missing") from None
+    except SyntaxError as e:
+        raise ValueError(f"{file}, line {e.lineno}: {type(e).__name__}: {e.msg}") from None
+    except (OSError, ValueError, RecursionError, MemoryError) as e:       # ValueError: a null byte
+        raise ValueError(f"{file}: {type(e).__name__}: {e}") from None
+
+
 def write_text(root, file, text):
     with open(os.path.join(root, file), "w", encoding="utf-8", newline="\n") as f:
         f.write(text)
@@ -147,7 +160,7 @@ def changes(assignment, part, root=ROOT):
     found = {}
     for name in assignment.functions:
         file, path, condition = place(name, root)
-        source = found.get(file) or read_text(root, file)
+        source = found.get(file) or read_source(root, file)
         found[file] = blanked(source, path, condition, assignment.number)
     return found
 

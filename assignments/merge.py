@@ -12,8 +12,7 @@ def bring(student, root, functions):
     """Write the student's functions into the pristine copy `root`. student: a folder.
 
     Returns (left out, untouched): what does not count, a line each; those of `functions` that are
-    as they were handed out. SyntaxError with file and line, OSError, ValueError, RecursionError or
-    MemoryError if a file is missing or can't be read.
+    as they were handed out. ValueError with file and line if a file is missing or can't be read.
     """
     places, left_out, untouched = {}, [], []
     for name in functions:
@@ -21,14 +20,8 @@ def bring(student, root, functions):
         places.setdefault(file, {})[name] = where
     there = [file for file in places if os.path.isfile(os.path.join(student, file))]
     for file in there or places:                    # of two whole files, one may stay as it was
-        ours, theirs = blank.read_text(root, file), blank.read_text(student, file)
-        try:
-            text, lines = merged(ours, theirs, [path for path, _ in places[file].values()])
-        except SyntaxError as e:
-            e.filename = file                  # not "<unknown>"
-            raise
-        except (ValueError, RecursionError) as e:          # a null byte, up to Python 3.11.3
-            raise ValueError(f"{file}: {e}") from None
+        ours, theirs = (blank.read_source(folder, file) for folder in (root, student))
+        text, lines = merged(ours, theirs, [path for path, _ in places[file].values()])
         blank.write_text(root, file, text)
         left_out += [f"{file}, {line}" for line in lines]
         untouched += [name for name, where in places[file].items() if same(ours, theirs, where)]
@@ -48,8 +41,7 @@ def merged(ours, theirs, paths):
     """(source, left out): the pristine module `ours` with the functions `paths` of the student's,
     such as [["direction"], ["Attention", "forward"]], with the __init__ of their classes, and with
     what the student added: imports, constants, functions, classes, methods. [[]]: the student's
-    whole module. left out: a line for each other difference. SyntaxError, ValueError,
-    RecursionError if a source can't be parsed."""
+    whole module. left out: a line for each other difference."""
     tree, student, left_out = ast.parse(ours), ast.parse(theirs), []
     if [] in paths:
         return theirs, []

@@ -19,6 +19,7 @@ STARTS = {"training": (("train", "train"), ("model", "GPT"), ("harness.stages", 
           "unlearning": (("train", "unlearn"), ("model", "GPT"), ("harness.stages", "Stage"))}
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p
            for p in [*ROOT.glob("*.py"), *ROOT.glob("harness/*.py")]}
+TEXTS = {module: path.read_text("utf-8") for module, path in MODULES.items()}
 RUN = "--tiny --authors 10 --epochs 1e-9 --n_embd 16 --n_layer 1 --steps 1".split()
 
 
@@ -55,33 +56,18 @@ def watched(tmp_path_factory):
     return seen
 
 
-class Project:
-    """The project's texts, which can be edited."""
-
-    def __init__(self):
-        self.texts, self.known, self.read = {}, {}, names.definitions.__wrapped__
-        self.dump = cache(ast.dump)
-        mentions = names.mentions
-        self.mentions = cache(lambda node: list(mentions(node)))
-        self.base = self.code({module: path.read_text("utf-8") for module, path in MODULES.items()})
-
-    def code(self, texts):
-        """{stage: the code that it reaches}, with these modules' texts."""
-        for module, text in texts.items():
-            self.texts[str(MODULES[module])] = text
-            self.known.pop(module, None)
-        with pytest.MonkeyPatch.context() as patch:          # nothing is read, or dumped, twice
-            patch.setattr(names, "SOURCES", self.texts)
-            patch.setattr(names, "definitions", lambda module: self.known.get(module) or
-                          self.known.setdefault(module, self.read(module)))
-            patch.setattr(ast, "dump", self.dump)
-            patch.setattr(names, "mentions", self.mentions)
-            return {stage: names.reach.__wrapped__(starts)[0] for stage, starts in STARTS.items()}
+def reached(texts, stages=STARTS):
+    """{stage: the code that it reaches} in a project of these texts: {module: text}."""
+    paths = {module: MODULES.get(module, ROOT / f"{module}.py") for module in texts}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "SOURCES", {str(paths[m]): text for m, text in texts.items()})
+        patch.setattr(names, "definitions", cache(names.definitions.__wrapped__))
+        return {stage: names.reach.__wrapped__(starts)[0] for stage, starts in stages.items()}
 
 
 @pytest.fixture(scope="module")
-def project():
-    return Project()
+def base():
+    return reached(TEXTS)
 
 
 def edits(text):
@@ -115,60 +101,55 @@ def edited(text, edits):
     return content.decode()
 
 
-def test_an_edit_of_any_code_that_a_stage_runs_gives_it_another_name(project, watched):
+def test_an_edit_of_any_code_that_a_stage_runs_gives_it_another_name(base, watched):
     """Each constant, default argument and function body; a round edits each definition once."""
-    texts = {module: path.read_text("utf-8") for module, path in MODULES.items()}
-    todo, counts, last = {}, Counter(), set()
-    for module, text in texts.items():
+    todo, counts = {}, Counter()
+    for module, text in TEXTS.items():
         for kind, name, edit in edits(text):
-            if any(f"{module}.{name}" in code for code in project.base.values()):
+            if any(f"{module}.{name}" in code for code in base.values()):
                 todo.setdefault(f"{module}.{name}", []).append((module, kind, edit))
-    for stage, code in project.base.items():
+    for stage, code in base.items():
         assert watched[stage] <= set(code)
     for round_ in itertools.zip_longest(*todo.values()):
-        now = {}
+        now = {module: [] for module in TEXTS}
         for module, kind, edit in filter(None, round_):
-            now.setdefault(module, []).append(edit)
-        found = project.code({module: texts[module] for module in last - set(now)} |
-                             {module: edited(texts[module], some) for module, some in now.items()})
-        last = set(now)
+            now[module].append(edit)
+        found = reached({module: edited(TEXTS[module], some) for module, some in now.items()})
         for name, edit in zip(todo, round_):
-            for stage, code in project.base.items():
+            for stage, code in base.items():
                 changed = found[stage].get(name) != code.get(name)
                 assert changed == (edit is not None and name in code), (stage, name, edit)
                 counts[stage, edit and edit[1]] += changed
-    project.code(texts)
     for kind, least in (("function", 40), ("constant", 30), ("default", 15)):
         assert min(counts[stage, kind] for stage in STARTS) >= least, kind
 
 
-def test_another_direction_keeps_the_two_trained_models(project):
-    assert "ngdiff.direction" in project.base["unlearning"]
-    trained = set(project.base["training"])
+def test_another_direction_keeps_the_two_trained_models(base):
+    assert "ngdiff.direction" in base["unlearning"]
+    trained = set(base["training"])
     assert not trained & {f"ngdiff.{x}" for x in (
         "step", "direction", "coefficients", "autolr", "LR_RANGE", "METHODS", "update")}
     assert not trained & {"train.unlearn", "train.LEVEL_EVERY", "harness.measuring.token_losses"}
-    assert not (trained | set(project.base["unlearning"])) & {f"train.{x}" for x in (
+    assert not (trained | set(base["unlearning"])) & {f"train.{x}" for x in (
         "main", "prepare", "training_stage", "train_both", "Config", "Run")}
 
 
-def test_what_no_stage_reaches_and_what_python_does_not_run_changes_no_name(project):
+def test_what_no_stage_reaches_and_what_python_does_not_run_changes_no_name(base):
     """Comments, white space and docstrings; the report, the flags, the readers of data, the
     measures."""
-    texts, reached = {}, {name.rpartition(".")[0] for code in project.base.values()
-                          for name in code}
-    for module, path in MODULES.items():
-        tree = ast.parse(path.read_text("utf-8"))
+    texts, used = {}, {name.rpartition(".")[0] for code in base.values() for name in code}
+    for module, text in TEXTS.items():
+        tree = ast.parse(text)
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and \
                     ast.get_docstring(node) and len(node.body) > 1:
                 node.body[0].value = ast.Constant("Another docstring.")
         texts[module] = "# A comment.\n\n" + ast.unparse(tree)
-        if module not in reached:
+        if module not in used:
             assert module not in ("train", "ngdiff", "model", "data")
             texts[module] = edited(texts[module], [edit for kind, _, edit in edits(texts[module])
                                                    if kind == "function"])
-    assert project.code(texts) == project.base
+    assert reached(texts) == base
 
 
 # ---- forms of code in which an edit of 1 to 2 could hide, and that the project does not have: the
@@ -196,16 +177,13 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("form", [*FORMS, *HIDDEN])
-def test_no_form_of_code_hides_an_edit(monkeypatch, form):
+def test_no_form_of_code_hides_an_edit(form):
     code, found = (FORMS | HIDDEN)[form], []
     a, b = (F, code) if isinstance(code, str) else code
-    monkeypatch.setattr(names, "definitions", names.definitions.__wrapped__)
     for new in "12":
         texts = {"other": "def g(): 4", "pkg/__init__": "", "pkg/c": "def g(x): 4",
                  "a": a.replace("1", new), "b": b.replace("1", new)}
-        monkeypatch.setattr(names, "SOURCES", {
-            str(ROOT / f"{name}.py"): text for name, text in texts.items()})
-        found.append(names.reach.__wrapped__((("a", "f"),))[0])
+        found.append(reached(texts, {"a": [("a", "f")]}))
     assert (found[0] != found[1]) == (form in FORMS)
 
 
