@@ -169,6 +169,6 @@ def replaced(source, bug):
     """`source` with the bug in it. ValueError unless its old lines stand there once."""
     if source.count(bug.old) != 1:
         raise ValueError(f"{bug.name!r}: its old lines stand {source.count(bug.old)} times in "
-                         f"{bug.file}, and must stand there once. Copy them anew from the file:\n"
+                         f"{bug.file}, and must stand there once. Copy them again from the file:\n"
                          + bug.old.strip("\n"))
     return source.replace(bug.old, bug.new)

@@ -72,7 +72,7 @@ class Stage:
         found = sorted(((steps_in(path), path) for path in glob.glob(pattern)), reverse=True)
         fit = [path for step, path in found if step <= self.steps]
         if found and not fit:
-            print(f"{self.title:>8}  begins anew: {found[-1][1]} has {found[-1][0]} steps already")
+            print(f"{self.title:>8}  starts again: {found[-1][1]} has {found[-1][0]} steps already")
         return fit
 
     def finished(self):

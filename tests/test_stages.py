@@ -82,8 +82,8 @@ def test_more_steps_prolong_a_run_and_fewer_read_what_a_killed_one_left(
         stage = train.unlearned(ready(cache, "--steps", *words), target)
         assert stage.step == words[0] == len(stage.log)
         return len(taken)
-    assert steps_taken(5) == 5 and "begins anew" in capsys.readouterr().out
-    assert steps_taken(5) == 0 and "anew" not in capsys.readouterr().out, "saved, and found"
+    assert steps_taken(5) == 5 and "starts again" in capsys.readouterr().out
+    assert steps_taken(5) == 0 and "again" not in capsys.readouterr().out, "saved, and found"
     assert steps_taken(14) == 2 and steps_taken(12) == 0
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         interrupt_at(patch, ngdiff, "update", 4)
