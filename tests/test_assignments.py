@@ -532,9 +532,14 @@ def test_right_work_has_all_points_in_every_shape_that_comes(
 # ---- the commands
 
 def test_the_students_day(small, tmp_path, monkeypatch, capsys):
+    """From the handout on: a folder, and the same as a zip."""
     copy = tmp_path / "my copy"
-    assert run("start", 3, copy) == 0
+    assert run("handout", 3, copy) == 0
     assert f'cd "{copy}' in capsys.readouterr().out, "a path with a space is quoted"
+    with zipfile.ZipFile(f"{copy}.zip") as z:
+        packed = {name for name in z.namelist() if not name.endswith("/")}
+        assert packed == {f"my copy/{file}" for file in texts(copy)}
+        assert z.read("my copy/README.md").startswith(b"# Assignment 3: Two functions")
     monkeypatch.setattr(cli, "ROOT", str(copy))
     half = BLANK.replace('    def half(self):\n        raise NotImplementedError("assignment 3")',
                          "    def half(self):\n        return self.a / 2")
@@ -555,14 +560,6 @@ def test_the_students_day(small, tmp_path, monkeypatch, capsys):
         assert "ngdiff.py, line 13: " in told.out + told.err
     for wrong in (["check", 1], ["start", 3, tmp_path / "new"]):
         assert run(*wrong) == 2 and capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_handout_is_a_folder_and_a_zip_whose_readme_opens_with_the_task(small, tmp_path):
-    assert run("handout", 3, tmp_path / "h") == 0
-    assert (tmp_path / "h" / "README.md").read_text().startswith("# Assignment 3: Two functions")
-    with zipfile.ZipFile(tmp_path / "h.zip") as z:
-        assert "Hand in ngdiff.py" in z.read("h/README.md").decode()
-        assert "h/ngdiff.py" in z.namelist() and "h/assignments/TEACHING.md" not in z.namelist()
 
 
 def test_bugs_are_one_a_folder_and_each_is_graded_by_itself(small, tmp_path, monkeypatch, capsys):
