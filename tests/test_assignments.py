@@ -417,7 +417,7 @@ def graded():
         with patch.context() as limit:
             limit.setattr(grade, "TIME_LIMIT", 2 if kills.FORK else 10)    # or: imports torch
             stopped, folders[slow] = grade.score(a, folders[slow], pristine), ""
-        found = {**dict(grade.grade(a, folders, pristine, cpu=1)), slow: stopped}
+        found = {**dict(grade.grade(a, folders, project, cpu=1)), slow: stopped}
         return {name: found[i] for i, name in enumerate(HOSTILE)}
 
 
