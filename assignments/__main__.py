@@ -79,10 +79,7 @@ def check(a, args):
     part = own_copy(a, "check")["part"]
     print(f"Checking {', '.join(a.files)}. This takes some ten seconds; an endless loop is stopped "
           f"after {grade.CPU_LIMIT} s.", flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        blank.pristine(a, folder, ROOT)
-        one = a._replace(points={"": a.points[part]})
-        score = grade.score(one, ROOT, os.path.join(folder, part))
+    (_, score), = grade.grade(a._replace(points={"": a.points[part]}), [ROOT], ROOT)
     ran = score.status in ("graded", "stopped")
     for test, (got, of, lines) in score.tests.items() if ran else ():
         name = test.partition("::test_")[2].replace("_", " ")
@@ -131,12 +128,10 @@ def grade_all(a, args):
     files = [(args.csv, grade.as_csv), (args.json, grade.as_json)]
     files, rows = [(path, form) for path, form in files if path], {}
     with tempfile.TemporaryDirectory() as scratch:
-        pristine = os.path.join(scratch, "pristine")
         found = submissions.find(args.paths, a, scratch)
         for path, form in files:                       # better now than after all grading
             grade.save(path, form(a, []))
-        blank.pristine(a, pristine, ROOT)
-        for i, score in grade.grade(a, [who.folder for who in found], pristine):
+        for i, score in grade.grade(a, [who.folder for who in found], ROOT):
             rows[i] = grade.entry(found[i], score)
             for path, form in files:
                 grade.save(path, form(a, [rows[j] for j in sorted(rows)]))

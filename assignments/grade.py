@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from secrets import token_hex
 from typing import NamedTuple
 
-from assignments import recorder
+from assignments import blank, recorder
 
 CPU_LIMIT = 20           # seconds of computing a submission: an endless loop ends here
 TIME_LIMIT = 100         # seconds, however busy the machine is
@@ -55,10 +55,11 @@ def context():
     return forks
 
 
-def grade(a, folders, pristine, cpu=CPU_LIMIT):
+def grade(a, folders, root, cpu=CPU_LIMIT):
     """Yield (i, Score of folders[i]) as they end. folders: where the students' files are, "" where
-    there are none; pristine: what blank.pristine made."""
-    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+    there are none; root: the project, or a copy of it, to be graded with."""
+    with tempfile.TemporaryDirectory() as pristine, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        blank.pristine(a, pristine, root)
         try:
             futures = {pool.submit(score, a, folder, pristine, cpu): i
                        for i, folder in enumerate(folders)}
@@ -72,7 +73,8 @@ def grade(a, folders, pristine, cpu=CPU_LIMIT):
 
 
 def score(a, folder, pristine, cpu=CPU_LIMIT):
-    """The Score of one submission. The folders of an assignment, bug1, ..., count together."""
+    """The Score of one submission. The folders of an assignment, bug1, ..., count together.
+    pristine: what blank.pristine made."""
     parts = {}
     for part, points in a.points.items():
         parts[part] = judge(points, *run(os.path.join(folder, part), os.path.join(pristine, part),

@@ -87,8 +87,7 @@ def main(target, submission, result):
         a = assignments.load()[json.load(f)["assignment"]]
     with tempfile.TemporaryDirectory() as scratch:
         found = submissions.find([submission], a, scratch)[0]
-        blank.pristine(a, os.path.join(scratch, "pristine"))
-        score = grade.score(a, found.folder, os.path.join(scratch, "pristine"))
+        (_, score), = grade.grade(a, [found.folder], ROOT)
     score.left_out[:0] = [found.note] if found.note else []
     grade.save(result, gradescope(score) if target == "gradescope" else
                classroom50(score, os.environ))

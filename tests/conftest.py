@@ -114,6 +114,13 @@ def go(cache, out, *words, base=SMALL):
     return code, json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
+def spy(patch, module, name, look):
+    """What look(arguments) gave, call by call, of a function that goes on doing what it did."""
+    seen, function = [], getattr(module, name)
+    patch.setattr(module, name, lambda *a, **k: seen.append(look(*a, **k)) or function(*a, **k))
+    return seen
+
+
 class Stub:
     """A model whose loss on a token is a tenth of its number, and whose context has T tokens.
     said: the token ids that it answers to a prompt's."""

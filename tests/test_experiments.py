@@ -11,7 +11,7 @@ import torch
 
 import metrics
 import train
-from conftest import SMALL, ready, refused
+from conftest import SMALL, ready, refused, spy
 from experiments import (ablate, ask, audit, batches, compare, folders, pictures, rates, relearn,
                          shared, tradeoff)
 from harness import files, flags, names, processes, report, sources
@@ -142,10 +142,10 @@ def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
         step, next(rouge), 0.9))
     argv = ["--seeds", "1", "--only", "gdiff 0.9", *words, "--steps", "1",
             "--out", str(tmp_path)]
-    seen, results = [], shared.results
-    monkeypatch.setattr(shared, "results", lambda *job: seen.extend(job[2]) or results(*job))
+    seen = spy(monkeypatch, shared, "results", lambda title, function, runs, *_: runs)
     compare.main(argv)
-    assert {(r.config.level, r.config.batch) for r in seen} == {(False, 14), (True, 5)}
+    assert {(r.config.level, r.config.batch) for runs in seen for r in runs} == {
+        (False, 14), (True, 5)}
     done = saved(tmp_path / "compare.json")
     distances = [v["distances"] for v in done["variants"]]
     assert len(distances) == 4 and distances == sorted(distances) != distances[::-1]
@@ -357,14 +357,9 @@ def test_a_mistake_gets_one_line(capsys, tmp_path, monkeypatch, module, argv, na
 # ---- batches
 
 def test_batches_compare_the_four_ways_on_the_same_steps(words, tmp_path, monkeypatch):
-    steps, step = [], train.ngdiff.step
     monkeypatch.setattr(batches, "SIZES", (4, 6))
-
-    def spy(retain, forget, *args, probe_on, budget, memory):
-        steps.append(([f.args[1].rows.tokens.tolist() for f in (retain[0], probe_on[0])],
-                      budget, memory))
-        return step(retain, forget, *args, probe_on=probe_on, budget=budget, memory=memory)
-    monkeypatch.setattr(batches.ngdiff, "step", spy)
+    steps = spy(monkeypatch, batches.ngdiff, "step", lambda retain, *_, probe_on, budget, memory: (
+        [f.args[1].rows.tokens.tolist() for f in (retain[0], probe_on[0])], budget, memory))
     batches.main(["--seeds", "1", *words, "--steps", "2", "--out", str(tmp_path)])
     done = saved(tmp_path / "batches.json")
     assert [(row["way"], row["rows"]) for row in done] == [

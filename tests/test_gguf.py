@@ -19,6 +19,7 @@ from experiments import ask, audit
 from harness import gguf, names, weights
 from harness.llama import Llama, LlamaConfig
 from harness.weights import as_published, from_llama, read_weights
+from test_model import greedy_uncached
 from test_weights import safetensors
 
 C, INNER, LAYERS, H, G = 64, 96, 2, 4, 2
@@ -203,15 +204,10 @@ def test_generation_with_a_cache_is_the_greedy_walk_without_one(loaded):
     """Prompts of several lengths at once: each new key is turned by its own position."""
     g = torch.Generator().manual_seed(2)
     prompts = [torch.randint(len(WORDS), (n,), generator=g).tolist() for n in (3, 9, 17)]
-    expected = []
-    for prompt in prompts:
-        tokens = list(prompt)
-        for _ in range(9):
-            tokens.append(int(by_hand(loaded[1], tokens)[-1].argmax()))
-        expected.append(tokens[len(prompt):])
+    expected = [greedy_uncached(loaded[1], prompt, 9, 0, by_hand) for prompt in prompts]
     assert loaded[1].generate(prompts, 9, stop=0) == expected
-    said = {token for row in expected for token in row}
-    assert 0 not in said and len(said) > 3, "standing still would show little"
+    assert all(len(row) == 9 for row in expected), "none ends early"
+    assert len({token for row in expected for token in row}) > 3, "standing still shows little"
 
 
 def test_an_edit_of_the_llama_trains_no_gpt_again():

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import spy
 from data import Example, collate
 from model import GPT, GPTConfig
 
@@ -95,10 +96,10 @@ def test_a_cache_gives_the_same_as_the_whole_row_at_once(model, ends):
     assert cache[:, :, :, 12:].isnan().all(), "nothing behind the row's last token"
 
 
-def greedy_uncached(model, prompt, max_new, stop):
+def greedy_uncached(model, prompt, max_new, stop, logits=by_hand):
     tokens = list(prompt)
     while len(tokens) < min(len(prompt) + max_new, model.config.block_size):
-        token = int(by_hand(model, tokens)[-1].argmax())
+        token = int(logits(model, tokens)[-1].argmax())
         if token == stop:
             break
         tokens.append(token)
@@ -121,12 +122,7 @@ def test_batched_cached_generation_is_the_greedy_walk_of_each_prompt_alone(model
 
 def test_generation_passes_each_position_through_the_model_once(model, monkeypatch):
     """One pass over the shortest prompt, then one token a row for each further position."""
-    passes, hidden = [], model.hidden
-
-    def watched(tokens, *args, **kwargs):
-        passes.append(tokens.shape)
-        return hidden(tokens, *args, **kwargs)
-    monkeypatch.setattr(model, "hidden", watched)
+    passes = spy(monkeypatch, model, "hidden", lambda tokens, *_, **k: tokens.shape)
     model.generate([[7, 8, 9], [1, 2, 3, 4, 5]], 4, stop=59)         # to 9 tokens, none is 59
     assert passes == [(2, 3)] + 5 * [(2, 1)]
     passes.clear()

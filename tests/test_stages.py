@@ -15,7 +15,7 @@ import torch
 
 import ngdiff
 import train
-from conftest import SMALL, code_of, draw_nothing, go, job, ready, rows
+from conftest import SMALL, code_of, draw_nothing, go, job, ready, rows, spy
 from harness import files, measuring, processes, report, stages
 from tests import kills
 
@@ -72,9 +72,8 @@ def test_what_a_method_remembers_goes_on_too(plain, tmp_path, monkeypatch, words
 
 def test_more_steps_prolong_a_run_and_fewer_read_what_a_killed_one_left(
         plain, tmp_path, monkeypatch, capsys):
-    cache, taken, step = tmp_path / "cache", [], ngdiff.step
-    shutil.copytree(plain[0], cache)
-    monkeypatch.setattr(ngdiff, "step", lambda *a, **k: taken.append(1) or step(*a, **k))
+    cache = shutil.copytree(plain[0], tmp_path / "cache")
+    taken = spy(monkeypatch, ngdiff, "step", lambda *a, **k: 1)
     target = train.train_both(ready(cache))["target"]
 
     def steps_taken(*words):

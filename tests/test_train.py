@@ -17,7 +17,7 @@ import torch
 import data
 import ngdiff
 import train
-from conftest import draw_nothing, go, job, ready, rows, write_rows
+from conftest import draw_nothing, go, job, ready, rows, spy, write_rows
 from harness import flags, measuring, names, processes, report, weights
 from tests import kills
 
@@ -139,9 +139,8 @@ def test_the_parts_of_every_process_and_micro_batch_add_up(plain, target, monkey
 
 def test_levels_are_the_paired_holdout_rows_losses_measured_every_tenth_step(
         plain, target, monkeypatch):
-    run, seen, level = ready(plain[0], "--level"), [], measuring.level
-    monkeypatch.setattr(measuring, "level", lambda model, *args: (
-        seen.append(model) or level(model, *args)))
+    run = ready(plain[0], "--level")
+    seen = spy(monkeypatch, measuring, "level", lambda model, *_: model)
     stage = unlearn(target, run)
     assert len(seen) == 2 and all(model is stage.model for model in seen)
     assert [row["step"] for row in stage.log if "levels" in row] == [0, 10]
@@ -289,10 +288,10 @@ def test_two_processes_take_the_single_ones_steps(done, tmp_path, no_drawing):
 
 def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monkeypatch):
     """The passes are in bfloat16, which is too coarse for a small step's change of the loss."""
-    run, seen, step = ready(plain[0], "--dtype", "bfloat16"), [], ngdiff.step
+    run = ready(plain[0], "--dtype", "bfloat16")
     exact = unlearn(target, run, steps=2, dtype="float32").log
-    monkeypatch.setattr(ngdiff, "step", lambda *a, **k: (
-        seen.append([ngdiff.loss_only(x) for x in (a[0], k["probe_on"])]) or step(*a, **k)))
+    seen = spy(monkeypatch, ngdiff, "step", lambda retain, *_, probe_on, **k: [
+        ngdiff.loss_only(x) for x in (retain, probe_on)])
     log = unlearn(target, run, steps=2).log
     assert seen[0][1] == exact[0]["loss_retain"] != seen[0][0]
     assert [x["loss_retain"] for x in log] == pytest.approx(
@@ -301,14 +300,10 @@ def test_in_bfloat16_the_parabola_is_still_fitted_in_float32(plain, target, monk
 
 def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, monkeypatch):
     """Rows of its own, by the seed, in float32; and each step takes the running mean."""
-    run, seen, step = ready(plain[0]), [], ngdiff.step
-
-    def watch(retain, forget, *args, **given):
-        rows = [part.args[1].rows.tokens for part in given["probe_on"] or ()]
-        types = {part.args[2].dtype for part in given["probe_on"] or ()}
-        seen.append((rows, types, given["memory"], given["budget"]))
-        return step(retain, forget, *args, **given)
-    monkeypatch.setattr(ngdiff, "step", watch)
+    run = ready(plain[0])
+    seen = spy(monkeypatch, ngdiff, "step", lambda *_, probe_on, memory, budget, **k: (
+        [part.args[1].rows.tokens for part in probe_on or ()],
+        {part.args[2].dtype for part in probe_on or ()}, memory, budget))
     log = unlearn(target, run, steps=11, batch=4, budget=0.5, dtype="bfloat16").log
     (first, *_), *later = seen
     assert sum(map(len, first)) == len(run.examples["retain"][:train.WATCHED])

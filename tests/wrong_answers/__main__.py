@@ -22,7 +22,7 @@ def graded(a, scratch):
         (right / part).mkdir(parents=True)
         for file in a.files:
             shutil.copyfile(Path(blank.ROOT, file), right / part / file)
-    scores = dict(grade.grade(a, [str(right), str(pristine)], str(pristine)))
+    scores = dict(grade.grade(a, [str(right), str(pristine)], blank.ROOT))
     points = [scores[i].points for i in (0, 1)]
     return [] if points == [a.total, 0] and not scores[0].left_out else [str(scores)]
 
