@@ -100,8 +100,9 @@ def read_source(root, file):
     except FileNotFoundError:
         raise ValueError(f"{file} is missing") from None
     except SyntaxError as e:
-        raise ValueError(f"{file}, line {e.lineno}: {type(e).__name__}: {e.msg}") from None
-    except (OSError, ValueError, RecursionError, MemoryError) as e:       # ValueError: a null byte
+        line = f", line {e.lineno}" if e.lineno else ""      # none of a null byte
+        raise ValueError(f"{file}{line}: {type(e).__name__}: {e.msg}") from None
+    except (OSError, ValueError, RecursionError, MemoryError) as e:
         raise ValueError(f"{file}: {type(e).__name__}: {e}") from None
 
 

@@ -391,7 +391,7 @@ HOSTILE = {
                       "test_small.test_half_is_half"),
     "an error at import": (SMALL + "\nX = 'a' < 1\n", 0, "broken", "TypeError: '<' not supported"),
     "no Python": (SMALL.replace("(x):", "(x)"), 0, "broken", "ngdiff.py, line 8: SyntaxError"),
-    "no text": ("\0", 0, "broken", "ngdiff.py"),
+    "no text": ("\0", 0, "broken", "ngdiff.py: "),
     "an endless loop": (twice("while True: pass"), 0, "stopped", "after 1 s of computing, in "),
     "sleeps": (twice("import time; time.sleep(1000)"), 0, "stopped", "stopped after "),
     "no file": (None, 0, "nothing to grade", "no ngdiff.py found"),
