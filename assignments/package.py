@@ -19,7 +19,8 @@ import assignments
 from assignments import blank, grade, submissions
 from assignments.blank import ROOT
 
-TARGETS = ("gradescope", "classroom50")
+TARGETS = {"gradescope": ("UPLOAD.txt", "run_autograder", "setup.sh"),      # and its files in HERE
+           "classroom50": ("UPLOAD.txt", "autograder.py", "runtime.json")}
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "packages")
 
 
@@ -33,7 +34,7 @@ def make(a, folder, target, root=ROOT):
         for top in ("README.md", "assets", "docs", "experiments", "harness", "tests", "theory"):
             at = os.path.join(own, "project", part, top)
             os.remove(at) if os.path.isfile(at) else shutil.rmtree(at, ignore_errors=True)
-    for name in sorted(os.listdir(os.path.join(HERE, target))):
+    for name in TARGETS[target]:
         text = blank.read_text(os.path.join(HERE, target), name)
         for key, value in (("SLUG", slug), ("TITLE", a.title), ("POINTS", a.total), ("N", a.number),
                            ("FILES", " ".join(a.files)), ("FIRST", next(iter(a.points)))):
