@@ -19,7 +19,7 @@ FIELDS = {LLAMA + "block_count": "num_hidden_layers",
 # gguf.PATTERN in tokenizer.json's words: each digit is a piece; between digits GPT-2's way.
 CUT = [{"type": "Digits", "individual_digits": True},
        {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]
-ADDS_NONE = "ByteLevel", "TemplateProcessing"    # post-processors; the second without a token
+ADDS_NONE = "ByteLevel", "TemplateProcessing"    # post-processors, if they name no token
 
 
 def is_llama(path):
