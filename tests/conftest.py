@@ -1,5 +1,6 @@
 """What several files use: a small run, made once, and commands in this process."""
 import csv
+import importlib
 import json
 import multiprocessing
 import os
@@ -50,6 +51,20 @@ def done(request, beside):
 def job(*jobs, ids=None):
     """The mark of a test for each of these jobs."""
     return pytest.mark.parametrize("done", jobs, indirect=True, ids=ids)
+
+
+def passes(module, name):
+    """Run the test that `elsewhere` replaced."""
+    getattr(importlib.import_module(module), name).test()
+
+
+def elsewhere(test):
+    """A slow test without fixtures, as a job: it fails there, and so here."""
+    @job((passes, test.__module__, test.__name__), ids=["elsewhere"])
+    def wait(done):
+        assert done is None
+    wait.test, wait.__name__, wait.__doc__ = test, test.__name__, test.__doc__
+    return wait
 
 
 @pytest.fixture(autouse=True)

@@ -637,37 +637,47 @@ SECRET = twice("import os; assert not [k for k in os.environ if "
                "k.startswith(('GITHUB_', 'ACTIONS_', 'RUNNER_'))]")
 
 
-@pytest.mark.parametrize("target", package.TARGETS)
-def test_a_package_grades_right_and_looping_work(target, small, tmp_path):
-    """In fresh folders without git; on Classroom 50 the job's secrets do not reach the work."""
-    own, env, right = tmp_path / "package", {**os.environ, **RUNNER}, SMALL
-    assert run("package", 3, own, "--for", target) == 0
-    if target == "gradescope":
-        shutil.unpack_archive(own / "autograder.zip", own / "source")
-        shutil.copy(own / "source" / "run_autograder", own)
-        assert '"max_score": 3' in (own / "source" / "not-graded.json").read_text()
-        python = put(own / "venv" / "bin" / "python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        python.chmod(0o755)
-        command, script, result = "bash", "run_autograder", "results/results.json"
-    else:
-        assert sum(map(len, texts(own).values())) < 10 * 2**20, "a bundle has 10 MB at most"
-        put(own / "submission" / "result.json", "a stale one")
-        env, right = env | {"GITHUB_OUTPUT": "secret", "RUNNER_TEMP": "secret"}, SECRET
-        command, script = sys.executable, "autograders/ngdiff-03/autograder.py"
-        result = "submission/result.json"
+def packaged(target):
+    """The points of right and of looping work, by a package."""
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        own, env, right = folder / "package", {**os.environ, **RUNNER}, SMALL
+        patch.setattr(cli, "ROOT", str(build(folder / "project")))
+        assert run("package", 3, own, "--for", target) == 0
+        if target == "gradescope":
+            shutil.unpack_archive(own / "autograder.zip", own / "source")
+            shutil.copy(own / "source" / "run_autograder", own)
+            assert '"max_score": 3' in (own / "source" / "not-graded.json").read_text()
+            put(own / "venv" / "bin" / "python",
+                f'#!/bin/sh\nexec "{sys.executable}" "$@"\n').chmod(0o755)
+            command, script, result = "bash", "run_autograder", "results/results.json"
+        else:
+            assert sum(map(len, texts(own).values())) < 10 * 2**20, "a bundle has 10 MB at most"
+            put(own / "submission" / "result.json", "a stale one")
+            env, right = env | {"GITHUB_OUTPUT": "secret", "RUNNER_TEMP": "secret"}, SECRET
+            command, script = sys.executable, "autograders/ngdiff-03/autograder.py"
+            result = "submission/result.json"
 
-    def points(source):
-        machine = tmp_path / str(len(source))
-        shutil.copytree(own, machine)
-        cwd = put(machine / "submission" / "ngdiff.py", source).parent
-        assert subprocess.run([command, machine / script], cwd=cwd, env=env).returncode == 0
-        return sum(test["score"] for test in json.loads((machine / result).read_text())["tests"])
-    with ThreadPoolExecutor(2) as pool:
-        wrong = HOSTILE.get("an endless loop", HOSTILE["blank"])[0]
-        assert list(pool.map(points, [right, wrong])) == [6, 0]
-    if target == "classroom50":
-        body = tmp_path / str(len(right)) / "submission" / "release-body.md"
-        assert "**6 of 6 points**" in body.read_text()
+        def points(source):
+            machine = folder / str(len(source))
+            shutil.copytree(own, machine)
+            cwd = put(machine / "submission" / "ngdiff.py", source).parent
+            assert subprocess.run([command, machine / script], cwd=cwd, env=env).returncode == 0
+            tests = json.loads((machine / result).read_text())["tests"]
+            return sum(test["score"] for test in tests)
+        with ThreadPoolExecutor(2) as pool:
+            wrong = HOSTILE.get("an endless loop", HOSTILE["blank"])[0]
+            found = list(pool.map(points, [right, wrong]))
+        if target == "classroom50":
+            body = folder / str(len(right)) / "submission" / "release-body.md"
+            assert "**6 of 6 points**" in body.read_text()
+        return found
+
+
+@job(*((packaged, target) for target in package.TARGETS), ids=package.TARGETS)
+def test_a_package_grades_right_and_looping_work(done):
+    """In fresh folders without git; on Classroom 50 the job's secrets do not reach the work."""
+    assert done == [6, 0]
 
 
 @pytest.mark.parametrize("n, target", [(2, "classroom50"), (12, "gradescope")])

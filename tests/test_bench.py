@@ -5,6 +5,7 @@ from itertools import chain
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from conftest import elsewhere
 from model import GPTConfig
 from tests import bench
 from train import Config, loss_functions
@@ -13,6 +14,7 @@ MINI = GPTConfig(60, 8, 2, 2, 16)
 CPU, BFLOAT16 = Config(device="cpu"), Config(device="cpu", dtype="bfloat16")
 
 
+@elsewhere
 def test_operations_are_those_that_torch_counts():
     model = bench.setup(MINI, CPU)
     loss, = loss_functions(model, bench.batch(model, 3, CPU), CPU)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import spy
+from conftest import elsewhere, spy
 from data import Example, collate
 from model import GPT, GPTConfig
 
@@ -157,6 +157,7 @@ def test_parameters_have_gpt2s_names_and_the_head_is_the_embedding():
         GPT(GPTConfig(10, 10, 1, 4, 10))
 
 
+@elsewhere
 def test_the_model_compiles_whole_for_batches_of_any_shape():
     """One graph without breaks: an `is_causal` that depends on T would break it."""
     model = GPT(GPTConfig(60, 32, 1, 2, 16))

@@ -3,17 +3,19 @@ generated; which code a stage runs is found without names.py, by watching it run
 import ast
 import itertools
 import sys
+import tempfile
 import types
 from collections import Counter
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 
 import train
 from harness import names
-from conftest import ROOT, ready
+from conftest import ROOT, elsewhere, ready
 
 STARTS = {"training": (("train", "train"), ("model", "GPT"), ("harness.stages", "Stage")),
           "unlearning": (("train", "unlearn"), ("model", "GPT"), ("harness.stages", "Stage"))}
@@ -23,11 +25,10 @@ TEXTS = {module: path.read_text("utf-8") for module, path in MODULES.items()}
 RUN = "--tiny --authors 10 --epochs 1e-9 --n_embd 16 --n_layer 1 --steps 1".split()
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory):
+def watched(folder):
     """{stage: {"module.name"} of the functions and classes that it runs and the constants that
     these read}: their names in Python's bytecode."""
-    path, seen = tmp_path_factory.mktemp("watched"), {stage: set() for stage in STARTS}
+    seen = {stage: set() for stage in STARTS}
     module_of = {str(p): name for name, p in MODULES.items()}
 
     def watch(title, stage, function, *arguments):
@@ -48,7 +49,7 @@ def watched(tmp_path_factory):
         finally:
             sys.setprofile(None)
     for flags in "--optimizer adam --level", "--method npo":
-        run = ready(path, *flags.split(), base=RUN)
+        run = ready(Path(folder), *flags.split(), base=RUN)
         target = train.training_stage(run, "target", 1)
         watch("training", target, train.train, run.learned["target"], run.config)
         watch("unlearning", train.unlearning_stage(run, target), train.unlearn, target.model,
@@ -101,15 +102,18 @@ def edited(text, edits):
     return content.decode()
 
 
-def test_an_edit_of_any_code_that_a_stage_runs_gives_it_another_name(base, watched):
+@elsewhere
+def test_an_edit_of_any_code_that_a_stage_runs_gives_it_another_name():
     """Each constant, default argument and function body; a round edits each definition once."""
-    todo, counts = {}, Counter()
+    base, todo, counts = reached(TEXTS), {}, Counter()
     for module, text in TEXTS.items():
         for kind, name, edit in edits(text):
             if any(f"{module}.{name}" in code for code in base.values()):
                 todo.setdefault(f"{module}.{name}", []).append((module, kind, edit))
+    with tempfile.TemporaryDirectory() as folder:
+        seen = watched(folder)
     for stage, code in base.items():
-        assert watched[stage] <= set(code)
+        assert seen[stage] <= set(code)
     for round_ in itertools.zip_longest(*todo.values()):
         now = {module: [] for module in TEXTS}
         for module, kind, edit in filter(None, round_):
