@@ -52,7 +52,8 @@ class Config:
     init: str = flag("", "published weights to start from: GPT-2's, or a Llama's "
                      "(.gguf, .safetensors, .bin, .pt or .pth)")
     # training the target and the retrained model
-    epochs: float = flag(40, "passes over the training rows", llama=8)
+    epochs: float = flag(40, "passes over the training rows; 0: the target is --init's model as it "
+                         "is, and there is no retrained model", llama=8)
     train_batch: int = flag(32, "rows a step", llama=16, muse=8)
     train_lr: float = flag(3e-3, "AdamW's peak learning rate; warm-up, then linear to 0",
                            llama=2e-4, init=1e-4)
@@ -242,7 +243,8 @@ class Run(NamedTuple):
     rows: dict           # sets of rows, see data.py
     tokenizer: object
     examples: dict       # unlearning's sets, encoded: retain, forget, holdout
-    learned: dict        # what the target and the retrain model learn: lists of encoded rows
+    learned: dict        # what the target and the retrain model learn: lists of encoded rows; with
+                         # --epochs 0 the target only
     initial: gpt.GPT     # both before training
 
 
@@ -263,14 +265,16 @@ def prepare(config):
     flags.check_sets(config, examples)
     learned = {title: [e for name in encoded if not name.startswith(without)
                        for e in encoded[name]]
-               for title, without in (("target", "holdout"), ("retrain", ("holdout", "forget")))}
+               for title, without in (("target", "holdout"), ("retrain", ("holdout", "forget")))
+               if config.epochs or title == "target"}
     return Run(config, rows, tokenizer, examples, learned, initial)
 
 
 def training_stage(run, title, threads):
     """The Stage that trains the target or the retrained model, before it begins."""
     examples, config, model = run.learned[title], run.config, copy.deepcopy(run.initial)
-    steps = max(1, round(config.epochs * -(-len(examples) // config.train_batch)))
+    steps = round(config.epochs * -(-len(examples) // config.train_batch))
+    steps = max(1, steps) if config.epochs else 0
     made_of = names.ingredients((train, type(model), Stage), config, examples, steps=steps,
                                 threads=threads, initial=names.model_digest(model))
     return Stage(title, steps, model, config.cache, made_of)

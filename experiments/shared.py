@@ -32,7 +32,10 @@ def parse(argv, taken, doc):
     for name in taken:
         if f"--{name}" in given:
             raise ValueError(f"--{name}: this experiment sets it itself; leave it out")
-    return flags.parse(train.Config, argv, doc)
+    config = flags.parse(train.Config, argv, doc)
+    if not config.epochs:
+        raise ValueError("--epochs 0: this experiment compares with a retrained model")
+    return config
 
 
 def questions_only(run):

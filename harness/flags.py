@@ -36,7 +36,7 @@ FIRST_GUESS = 0.01       # AutoLR's
 
 # Smallest and largest value of every flag that is a number (seeds: of the experiments).
 BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), seeds=(1, 100),
-              n_layer=(1, 1000), n_embd=(1, 10**5), epochs=(1e-9, 1e6), train_batch=(1, 10**6),
+              n_layer=(1, 1000), n_embd=(1, 10**5), epochs=(0, 1e6), train_batch=(1, 10**6),
               train_lr=(1e-9, 100), c=(0, 1), lr=LR_RANGE, lazy=(0, 10**6),
               budget=(0, 100), steps=(1, 10**6), batch=(0, 10**6), micro_batch=(0, 10**6))
 
@@ -138,6 +138,8 @@ def check(config, given):
         f"--budget: only with ngdiff, whose d has length 2 at most; {config.method}'s grows "
         "between two fits, so the budget would not hold":
             config.budget and config.method != "ngdiff",
+        "--epochs 0: unlearns the model of --init as it is; give --init FILE":
+            not config.epochs and not config.init,
         f"--documents: {config.data or 'the built-in data'} is no folder as MUSE publishes it":
             "documents" in given and not muse.is_folder(config.data)}
     if config.init:

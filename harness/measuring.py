@@ -124,10 +124,11 @@ def wrong_losses(model, tokenizer, rows):
     return out
 
 
-def summary(measured, retrained):
+def summary(measured, retrained=None):
     """A model's column of the results table: a flat dict of floats. measured: `measure` of each
-    set, by its name (of texts `muse.measure_texts`); retrained: the same of the retrained model.
-    Losses are means over rows, nats per token. A number that the data do not allow is left out:
+    set, by its name (of texts `muse.measure_texts`); retrained: the same of the retrained model, if
+    there is one. Losses are means over rows, nats per token. A number that the data do not allow is
+    left out:
 
         {set}_loss, {set}_prob        forget, retain (holdout: only the loss); world_prob and
                                       real_authors_prob need wrong answers
@@ -136,8 +137,9 @@ def summary(measured, retrained):
         {set}_windows                 of MUSE's documents: a window's second half, given the first
         {set}_truth_ratio             with wrong answers
         model_utility                 if retain and the facts all have prob, rouge and truth ratio
-        forget_quality, its log10     if forget has truth ratios
-        membership_auc, privleak      with ENOUGH_ROWS in forget and holdout
+        forget_quality, its log10     if forget has truth ratios, with a retrained model
+        membership_auc                with ENOUGH_ROWS in forget and holdout
+        privleak                      the same, with a retrained model
     """
     out, complete = {}, True
     for name in ("forget", "retain", "world", "real_authors"):
@@ -152,7 +154,7 @@ def summary(measured, retrained):
         out["model_utility"] = metrics.model_utility(
             [v for k, v in out.items() if not k.startswith("forget") and
              k.endswith(("_prob", "_rouge", "_truth_ratio"))])
-    if "log_ratio" in measured["forget"]:
+    if retrained and "log_ratio" in measured["forget"]:
         out["forget_quality"], out["log10_forget_quality"] = metrics.forget_quality(
             measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
     if "holdout" in measured:
@@ -184,9 +186,8 @@ def membership(measured, retrained):
     """membership_auc (by L) and privleak (by Min-40%), if there are ENOUGH_ROWS for them."""
     if min(len(measured[k]["loss"]) for k in ("forget", "holdout")) < ENOUGH_ROWS:
         return {}
-    auc = {key: [metrics.membership_auc(m["forget"][key], m["holdout"][key])
-                 for m in (measured, retrained)] for key in ("loss", "min_k")}
-    out = {"membership_auc": auc["loss"][0]}
-    if auc["min_k"][1] < 1:                          # there PrivLeak divides by 0
-        out["privleak"] = metrics.privleak(*auc["min_k"])
+    auc = lambda m, key: metrics.membership_auc(m["forget"][key], m["holdout"][key])
+    out = {"membership_auc": auc(measured, "loss")}
+    if retrained and (ideal := auc(retrained, "min_k")) < 1:     # there PrivLeak divides by 0
+        out["privleak"] = metrics.privleak(auc(measured, "min_k"), ideal)
     return out

@@ -50,12 +50,13 @@ def measured(run, stage):
 
 # --------------------------------------------------------------------------- text
 
-def aim(name):
-    """The ideal value of a measure, in words."""
+def aim(name, seen=("target", "retrain")):
+    """The ideal value of a measure, in words. seen: the models that there are."""
     ideals = {"membership_auc": "0.5; below: over-forgotten", "forget_quality": "1",
               "privleak": "0; above: over-forgotten", "log10_forget_quality": "0"}
-    as_retrain = name.startswith(("forget_", "holdout_"))
-    return ideals.get(name, "as retrain" if as_retrain else "as target")
+    if "retrain" in seen and name.startswith(("forget_", "holdout_")):
+        return ideals.get(name, "as retrain")
+    return ideals.get(name, "as unseen rows" if name.startswith("forget_") else "as target")
 
 
 def table(models, aims=True):
@@ -65,20 +66,21 @@ def table(models, aims=True):
     lines = [f"{'':{width}}" + "".join(f"{name:>12}" for name in models) + "    ideal" * aims]
     for k in keys:
         cells = (f"{m[k]:12.4g}" if k in m else f"{'-':>12}" for m in models.values())
-        lines.append(f"{k:{width}}" + "".join(cells) + f"    {aim(k)}" * aims)
+        lines.append(f"{k:{width}}" + "".join(cells) + f"    {aim(k, models)}" * aims)
     return "\n".join(lines)
 
 
-def nothing_to_forget(target, retrain):
+def nothing_to_forget(target, unseen, where="for the retrained model; raise --epochs or --n_embd"):
     """A line to print if the target model does not know the forget rows better, by 5 points, than
-    the retrained one, which never saw them; else "". Both: `measuring.summary`."""
+    rows that were never seen; else "". target, unseen: `measuring.summary`; where: of the second.
+    """
     # MUSE's published prompts end anywhere, so a small model may continue none of them.
     points = {"forget_windows": 1, "forget_verbmem": 1, "forget_rouge": 0.01}
-    key = next((k for k in points if k in target), None)
-    if key is None or target[key] - retrain[key] >= 5 * points[key]:
+    key = next((k for k in points if k in target and k in unseen), None)
+    if key is None or target[key] - unseen[key] >= 5 * points[key]:
         return ""
     return (f"\nnothing to forget: {key} is {target[key]:.3g} for the target and "
-            f"{retrain[key]:.3g} for the retrained model; raise --epochs or --n_embd\n")
+            f"{unseen[key]:.3g} {where}\n")
 
 
 def samples(measured, name, n=None):
@@ -184,8 +186,9 @@ def draw_losses(ax, log, column, levels, models, method):
     if not levels:
         if method != "npo":                              # npo logs its own objective there
             ax.plot(steps, column("loss_forget"), color="tab:red", label="forget, to rise")
-        ax.axhline(models["retrain"]["forget_loss"], color="tab:red", ls="--", lw=1,
-                   label="forget, retrained model")
+        if "retrain" in models:
+            ax.axhline(models["retrain"]["forget_loss"], color="tab:red", ls="--", lw=1,
+                       label="forget, retrained model")
         if "holdout_loss" in models[method]:
             ax.axhline(models[method]["holdout_loss"], color="tab:gray", ls=":",
                        label="holdout, unlearned model")
@@ -202,9 +205,9 @@ def finish(run, stages, started):
     """
     config, last, t0 = run.config, stages[run.config.method], time.monotonic()
     found = {name: measured(run, stage) for name, stage in stages.items()}
-    results = {name: measuring.summary(m, found["retrain"]) for name, m in found.items()}
+    results = {name: measuring.summary(m, found.get("retrain")) for name, m in found.items()}
     stopped = last.stopped or f"after {config.steps} steps"
-    seconds = {"target": stages["target"].seconds, "retrain": stages["retrain"].seconds,
+    seconds = {**{name: stages[name].seconds for name in run.learned},
                "unlearn": last.seconds, "evaluate": time.monotonic() - t0}
     torch.save(weights.as_published(last.model, run.tokenizer), saved := io.BytesIO())
     picture = png(curves(last.log, results, config.method), 110)
@@ -219,8 +222,13 @@ def finish(run, stages, started):
         "curves.png": picture, "model.pt": saved.getvalue(),
         "results.json": text({"config": asdict(config), "seconds": seconds, "steps": last.step,
                               "stopped": stopped, "models": results})}, remove=LATER)
-    print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}\n"
-          + nothing_to_forget(results["target"], results["retrain"]))
+    print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}")
+    if "retrain" in results:
+        print(nothing_to_forget(results["target"], results["retrain"]))
+    elif held := found["target"].get("holdout"):
+        unseen = {f"forget_{k}": v for k, v in measuring.summary_of_set("forget", held).items()}
+        print(nothing_to_forget(results["target"], unseen,
+                                "for the holdout rows; choose another --init"))
     print("\n".join(samples(found, name, 1) for name in names_of if name != "real_authors"))
     for name in filter(run.rows.get, names_of):
         if (n := len(measuring.measured_rows(run.rows[name]))) < len(run.rows[name]):

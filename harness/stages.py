@@ -59,7 +59,7 @@ class Stage:
         if self.folder:
             agree([self.name, self.step])
             if self.step >= self.steps:
-                print(f"{self.title:>8}  from {self.path}", flush=True)
+                print(f"{self.title:>8}  from {self.path if self.steps else '--init'}", flush=True)
             elif not self.stopped:
                 files.check_folder("--cache", self.folder)
         self.saved_at, self.clock = self.seconds, time.monotonic()
@@ -76,8 +76,9 @@ class Stage:
         return fit
 
     def finished(self):
-        """Whether a file holds the stage's last step."""
-        return any(steps_in(path) == self.steps and whole(path) for path in self.saved())
+        """Whether a file holds the stage's last step, or it has no step."""
+        return not self.steps or any(steps_in(path) == self.steps and whole(path)
+                                     for path in self.saved())
 
     def record(self, step, **numbers):
         """Add step's numbers to the log. Prints them every tenth of the way, with the time left.

@@ -17,7 +17,8 @@ import torch
 import data
 import ngdiff
 import train
-from conftest import draw_nothing, go, job, ready, rows, spy, write_rows
+from conftest import code_of, draw_nothing, go, job, ready, refused, rows, spy, write_rows
+from experiments import ask, compare
 from harness import flags, measuring, names, processes, report, weights
 from tests import kills
 
@@ -318,6 +319,35 @@ def test_with_a_budget_autolr_watches_the_same_rows_at_every_fit(plain, target, 
     seen.clear()
     assert unlearn(target, run, steps=1).log[0]["room"] is None
     assert seen == [([], set(), 0, None)]
+
+
+def test_with_epochs_0_a_model_of_ones_own_is_unlearned_as_it_is(
+        plain, tmp_path, capsys, no_drawing):
+    """Nothing is trained; the steps are those from a target that was. Then the unlearned model can
+    be the next one's start; one that knows nothing is named."""
+    run = ready(plain[0])
+    mine, out = tmp_path / "mine.pt", tmp_path / "out"
+    torch.save(weights.as_published(train.train_both(run)["target"].model, run.tokenizer), mine)
+    (tmp_path / "config.json").write_text('{"n_head": 4}')
+    own = "--epochs", 0, "--init"
+    tiny = "--tiny --authors 10 --steps 12".split()
+    capsys.readouterr()
+    code, results = go(tmp_path / "cache", out, *own, mine, base=tiny)
+    assert code == 0 and rows(out / "log.csv") == rows(plain[1] / "log.csv")
+    assert results["models"] == {
+        model: {k: v for k, v in plain[2]["models"][model].items() if k in SUMMARY
+                and k not in ("forget_quality", "log10_forget_quality")}
+        for model in ("target", "ngdiff")}
+    said = capsys.readouterr().out
+    assert "as unseen rows" in said and "retrain" not in said and "nothing to" not in said
+    assert code_of([out, "Who?"], ask.main) == 0
+    assert re.findall(r"(\w+): ", capsys.readouterr().out) == ["target", "ngdiff"]
+    assert "retrained model" in refused(capsys, [*tiny, *map(str, own), str(mine)], compare.main)
+    code, again = go(tmp_path / "cache", tmp_path / "b", *own, out / "model.pt", base=tiny)
+    assert code == 0 and again["models"]["target"] == results["models"]["ngdiff"]
+    torch.save(weights.as_published(run.initial, run.tokenizer), mine)
+    assert go(tmp_path / "cache", tmp_path / "c", *own, mine, base=tiny)[0] == 0
+    assert "nothing to forget: forget_rouge" in capsys.readouterr().out
 
 
 def test_both_models_start_from_a_copy_of_the_initial_one(plain):
