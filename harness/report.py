@@ -50,11 +50,11 @@ def measured(run, stage):
 
 # --------------------------------------------------------------------------- text
 
-def aim(name, seen=("target", "retrain")):
-    """The ideal value of a measure, in words. seen: the models that there are."""
+def aim(name, models=("target", "retrain")):
+    """The ideal value of a measure, in words. models: those that were measured."""
     ideals = {"membership_auc": "0.5; below: over-forgotten", "forget_quality": "1",
               "privleak": "0; above: over-forgotten", "log10_forget_quality": "0"}
-    if "retrain" in seen and name.startswith(("forget_", "holdout_")):
+    if "retrain" in models and name.startswith(("forget_", "holdout_")):
         return ideals.get(name, "as retrain")
     return ideals.get(name, "as unseen rows" if name.startswith("forget_") else "as target")
 
