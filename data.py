@@ -209,19 +209,25 @@ def piece_pattern(characters):
             rf"|[{space}]+(?![^{space}])|[{space}]+")
 
 
-def word_tokenizer(data):
+def word_tokenizer(data, words=None):
     """A tiktoken encoding of the data's own words, made here: nothing is downloaded. Its ranks are
     the 256 bytes, then each piece of the data's questions and answers. Such a piece is one token.
     Any other text falls back to bytes, so every text comes back unchanged. Holdout words are
-    included: a word that no model learned must look the same in forget and holdout rows."""
+    included: a word that no model learned must look the same in forget and holdout rows.
+    words: the `words_of` a model's tokenizer, to be made again; ValueError if the data have others.
+    """
     rows = [row for some in data.values() for row in some]
     texts = {row["question"] + "\n" for row in rows if row["question"]}
     texts |= {" " + row["answer"] for row in rows}
-    pattern = piece_pattern(set(json.dumps(rows, ensure_ascii=False)))
+    pattern = piece_pattern(set(json.dumps([rows, words], ensure_ascii=False)))
     pieces = {piece.encode() for text in texts for piece in re.findall(pattern, text)}
     ranks = {bytes([i]): i for i in range(256)}
-    for piece in sorted(pieces - ranks.keys()):
-        ranks[piece] = len(ranks)
+    given = sorted(pieces - ranks.keys()) if words is None else [word.encode() for word in words]
+    ranks |= {piece: 256 + i for i, piece in enumerate(given)}
+    if len(ranks) < 256 + len(given):
+        raise ValueError("some of its words are there twice")
+    if new := sorted(pieces - ranks.keys()):
+        raise ValueError(f"the model has not learned the data's word {new[0].decode()!r:.60}")
     return tiktoken.Encoding("words", pat_str=pattern, mergeable_ranks=ranks,
                              special_tokens={END: len(ranks)})
 

@@ -116,7 +116,8 @@ def draw(audits):
     ax.set(title="Relearning: a quarter of the forget rows is trained on", xlabel="step",
            ylabel="probability of the other forget rows")
     bars.set(title="Forget ROUGE: weights rounded, questions rephrased")
-    bars.set_xticks(np.arange(len(keys)) + 0.3, [k.removeprefix("forget_rouge ") for k in keys])
+    bars.set_xticks(np.arange(len(keys)) + 0.1 * (len(audits) - 1),
+                    [k.removeprefix("forget_rouge ") for k in keys])
     ax.legend()
     return fig
 

@@ -138,6 +138,8 @@ def check(config, given):
         f"--budget: only with ngdiff, whose d has length 2 at most; {config.method}'s grows "
         "between two fits, so the budget would not hold":
             config.budget and config.method != "ngdiff",
+        "--train_lr, --train_batch: --epochs 0 trains nothing":
+            not config.epochs and {"train_lr", "train_batch"} & given.keys(),
         "--epochs 0: unlearns the model of --init as it is; give --init FILE":
             not config.epochs and not config.init,
         f"--documents: {config.data or 'the built-in data'} is no folder as MUSE publishes it":

@@ -130,7 +130,8 @@ def summary(measured, retrained=None):
     there is one. Losses are means over rows, nats per token. A number that the data do not allow is
     left out:
 
-        {set}_loss, {set}_prob        forget, retain (holdout: only the loss); world_prob and
+        {set}_loss, {set}_prob        forget, retain (holdout: only the loss, but without a
+                                      retrained model all that forget has); world_prob and
                                       real_authors_prob need wrong answers
         {set}_rouge                   forget, retain, world, real_authors; of texts {set}_verbmem
         {set}_knowmem                 where there are {set}_questions
@@ -158,7 +159,8 @@ def summary(measured, retrained=None):
         out["forget_quality"], out["log10_forget_quality"] = metrics.forget_quality(
             measured["forget"]["log_ratio"], retrained["forget"]["log_ratio"])
     if "holdout" in measured:
-        out["holdout_loss"] = float(np.mean(measured["holdout"]["loss"]))
+        numbers = summary_of_set("forget", measured["holdout"])      # to be compared with these
+        out |= {f"holdout_{k}": v for k, v in numbers.items() if not retrained or k == "loss"}
         out |= membership(measured, retrained)
     return out
 

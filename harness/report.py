@@ -75,7 +75,7 @@ def nothing_to_forget(target, unseen, where="for the retrained model; raise --ep
     rows that were never seen; else "". target, unseen: `measuring.summary`; where: of the second.
     """
     # MUSE's published prompts end anywhere, so a small model may continue none of them.
-    points = {"forget_windows": 1, "forget_verbmem": 1, "forget_rouge": 0.01}
+    points = {"forget_windows": 1, "forget_verbmem": 1, "forget_rouge": 0.01, "forget_prob": 0.01}
     key = next((k for k in points if k in target and k in unseen), None)
     if key is None or target[key] - unseen[key] >= 5 * points[key]:
         return ""
@@ -223,12 +223,10 @@ def finish(run, stages, started):
         "results.json": text({"config": asdict(config), "seconds": seconds, "steps": last.step,
                               "stopped": stopped, "models": results})}, remove=LATER)
     print(f"{config.method:>8}  stopped {stopped}\n\n{table(results)}")
-    if "retrain" in results:
-        print(nothing_to_forget(results["target"], results["retrain"]))
-    elif held := found["target"].get("holdout"):
-        unseen = {f"forget_{k}": v for k, v in measuring.summary_of_set("forget", held).items()}
-        print(nothing_to_forget(results["target"], unseen,
-                                "for the holdout rows; choose another --init"))
+    target, retrain = results["target"], results.get("retrain")
+    unseen = {k.replace("holdout", "forget"): v for k, v in target.items() if "holdout" in k}
+    print(nothing_to_forget(target, retrain) if retrain else nothing_to_forget(
+        target, unseen, "for its holdout rows; choose another --init, or other rows"))
     print("\n".join(samples(found, name, 1) for name in names_of if name != "real_authors"))
     for name in filter(run.rows.get, names_of):
         if (n := len(measuring.measured_rows(run.rows[name]))) < len(run.rows[name]):

@@ -10,7 +10,6 @@ import pickle
 import re
 import struct
 import warnings
-from itertools import zip_longest
 
 import tiktoken
 import torch
@@ -118,17 +117,14 @@ def read_saved(path):
 
 # --------------------------------------------------------------------------- a model
 
-def from_gpt2(path, tokenizer=None, weights=None):
+def from_gpt2(path, weights=None):
     """The GPT in a published GPT-2 checkpoint (any size, names as on the hub), float32 on the CPU.
-    weights: those of the file, if they are read already; "words" is taken out of them.
+    weights: those of the file, if they are read already.
 
     ValueError names the file and the weights that are missing, unknown, of another shape or not
-    finite, or the field of the config.json beside it that contradicts the file or model.py. A model
-    of this project comes with its words: ValueError if they are not the tokenizer's.
+    finite, or the field of the config.json beside it that contradicts the file or model.py.
     """
     weights = weights or read_weights(path)
-    if (words := json_in(path, weights, "words")) is not None and tokenizer:
-        check_words(path, words, tokenizer)
     if len({gpt_name(n) for n in weights}) < len(weights):
         raise ValueError(f"{path}: some weights are there twice, with a prefix and without")
     # GPT-2's layers c_* are "Conv1D", (in, out) where nn.Linear has (out, in). Masks are left out.
@@ -273,14 +269,6 @@ def json_in(path, weights, name):
     return found
 
 
-def check_words(path, words, tokenizer):
-    """ValueError if the words in a model.pt are not the tokenizer's."""
-    pairs = zip_longest(words, data.words_of(tokenizer) or ["a token of GPT-2's"])
-    if differ := next((pair for pair in pairs if pair[0] != pair[1]), None):
-        raise ValueError("--init {}: this model has learned other words than the data's: the first "
-                         "is {!r:.60} there and {!r:.60} here".format(path, *differ))
-
-
 def gpt2_tokenizer():
     """tiktoken's GPT-2 encoding, which it downloads on first use. The two long names in the message
     are its own: the sha1 of the addresses that it downloads from."""
@@ -298,21 +286,31 @@ def initial_model(config, rows):
     """(tokenizer, the model before training): the data's own words and random weights, set by the
     seed; or the weights of --init with the tokenizer in the same file, or with GPT-2's if there is
     none. GPT-2's vocabulary is often padded (to 50304, or by one token). The rows behind the
-    tokenizer's are kept, so that the logits are the published ones."""
+    tokenizer's are kept, so that the logits are the published ones. ValueError if the data have
+    words that a model of this project has not learned."""
     path, found = config.init, read_weights(config.init) if config.init else {}
-    said = json_in(path, found, "gguf")
+    if {"words", "gguf"} & found.keys() and not path.endswith(".gguf") and \
+            not hub.beside(path, "config.json"):
+        raise ValueError(f"{path}: config.json of the same run folder should lie beside it; it "
+                         "says what no weight shows (n_head)")
+    said, words = json_in(path, found, "gguf"), json_in(path, found, "words")
     if said is None and any(name.startswith("model.layers.") for name in found):
         said = hub.said(path)
     if said is not None:
         tokenizer = gguf.Vocabulary(said := gguf.checked(path, said), path)
+    elif path and words is None:
+        tokenizer = gpt2_tokenizer()
     else:
-        tokenizer = gpt2_tokenizer() if path and "words" not in found else data.word_tokenizer(rows)
+        try:
+            tokenizer = data.word_tokenizer(rows, words)
+        except (ValueError, AttributeError) as e:
+            raise ValueError(f"--init {path}: {e}") from None
     longest, where = sources.longest(tokenizer, rows)
     if not path:
         torch.manual_seed(config.seed)
         size = GPTConfig(tokenizer.n_vocab, longest, config.n_layer, n_embd=config.n_embd)
         return tokenizer, GPT(size)
-    model = from_llama(path, said, found, longest) if said else from_gpt2(path, tokenizer, found)
+    model = from_llama(path, said, found, longest) if said else from_gpt2(path, found)
     V, T = model.config.vocab_size, model.config.block_size
     fits = said or tokenizer.n_vocab == V or tokenizer.name == "gpt2" and V > tokenizer.n_vocab
     if not fits or longest > T:

@@ -278,26 +278,34 @@ def test_only_with_gpt2s_tokenizer_the_vocabulary_may_be_padded(tmp_path, monkey
     monkeypatch.setattr(weights, "gpt2_tokenizer", lambda: GPT2)
     model = GPT(GPTConfig(WORDS.n_vocab + more, T, 1, 1, 64))
     held = as_published(model, WORDS if name == "words" else None)
+    write_config(tmp_path, {"n_head": 1})
     path, named = write(tmp_path / "gpt2.bin", held), f"{WORDS.n_vocab + more}.*{WORDS.n_vocab}"
     with nullcontext() if fine else pytest.raises(ValueError, match=f"--init .*{named}"):
         model = start(path)
         assert torch.equal(model.lm_head.weight, held["transformer.wte.weight"]), "every row stays"
 
 
-def test_a_model_brings_its_words_along_and_is_refused_with_others_of_the_same_number(tmp_path):
+def test_a_model_brings_its_words_along_and_refuses_data_with_others(tmp_path):
     others = {k: [r | {"question": "Whö?"} for r in some] for k, some in ROWS.items()}
     other = data.word_tokenizer(others)
     model = GPT(GPTConfig(WORDS.n_vocab, T, 1, 1, 64))
+    write_config(tmp_path, {"n_head": 1})
     path = write(tmp_path / "model.pt", held := as_published(model, other))
     assert json.loads(bytes(held["words"].tolist())) == data.words_of(other)
     assert "words" not in as_published(model, GPT2)
     assert other.n_vocab == WORDS.n_vocab and start(path, others)
-    with pytest.raises(ValueError, match="model.pt.*'Whö' there and 'Who' here"):
+    with pytest.raises(ValueError, match="model.pt.*not learned the data's word 'Who'"):
         start(path)
-    for raw in (b"[1", b"3", b"\xff\xff"):                           # a stranger's
+    fewer = {"forget": others["forget"][:1]}
+    tokenizer, _ = initial_model(SimpleNamespace(init=str(path)), fewer)
+    assert tokenizer.encode_ordinary("Whö? forget 2") == other.encode_ordinary("Whö? forget 2")
+    for raw in (b"[1", b"3", b"[1]", b'["a"]', b'["ab", "ab"]', b"\xff\xff"):  # a stranger's
         held["words"] = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
         with pytest.raises(ValueError, match="odd.pt"):
             start(write(tmp_path / "odd.pt", held))
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="config.json"):
+        start(path)                                 # the number of heads would be a guess
 
 
 def test_a_token_that_the_tokenizer_lacks_has_no_text():
@@ -331,7 +339,8 @@ def test_a_model_written_and_read_back_is_the_same_bit_for_bit(tmp_path):
     model = GPT(GPTConfig(V, T, LAYERS, 4, C))
     write_config(tmp_path, {"n_head": 4, "n_layer": LAYERS})
     held = as_published(model, WORDS)
-    back = from_gpt2(write(tmp_path / "model.safetensors", held), WORDS)
+    path = write(tmp_path / "model.safetensors", held)
+    back = from_gpt2(path, {n: w for n, w in read_weights(path).items() if n != "words"})
     assert back.config == model.config and as_published(back, WORDS).keys() == held.keys()
     check_weights(back, {n.removeprefix("transformer."): w for n, w in held.items()})
     check_weights(model, {n.removeprefix("transformer."): w for n, w in held.items()})
