@@ -59,7 +59,8 @@ def differences(old, new):
     found = [k for k in ("rows", "tokenizer", "model.pt") if old[k] != new[k]]
     for title, made_of in new["made_of"].items():
         before = old["made_of"][title]
-        found += [k for k in ("torch", "data", "initial", "steps")
+        found += [words for k, words in dict(torch="torch", data="data", steps="steps",
+                                             initial="the weights before training").items()
                   if before.get(k) != made_of.get(k)]
         for kind in ("code", "settings"):
             found += [f"{kind} {k}" for k in sorted({*before[kind], *made_of[kind]} - {"device"})

@@ -162,6 +162,7 @@ def curves(log, models, method):
     ax_cos.set(title="Cosine of the two gradients", ylabel="cos", ylim=(-1.05, 1.1))
     for ax in fig.axes:
         ax.set_xlabel("step")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(fontsize=8)
     fig.suptitle(f"Unlearning with {method}" + (" and the level loss" if levels else ""))

@@ -40,7 +40,9 @@ WHOLE = "merge a model in several files, or an adapter of PEFT's, into one file"
 def read_weights(path):
     """The CPU tensors in the file, by name (of GGUF's see gguf.read). Runs no code that is in it.
     ValueError names the file if it is missing, damaged or something else."""
-    if not os.path.isfile(path) or not str(path).endswith(KINDS):
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: no such file, or not an ordinary one")
+    if not str(path).endswith(KINDS):
         raise ValueError(f"{path}: should be one file of weights: {', '.join(KINDS)}")
     try:
         read = {KINDS[0]: read_safetensors, KINDS[1]: gguf.read}
