@@ -4,7 +4,7 @@
 # Expected: the names say which loss is which, so the dict's order does not matter; no loss gets
 #           worse; the gradients of two micro-batches add up, as with loss.backward().
 # Instead:  the loss that is named first has weight .38, the second one .62, and only the first
-#           one's gradient is projected. Below a cosine of about -.5 a step raises the first loss:
+#           one's gradient is projected. At cosines of -.6 and -.9 a step raises the first loss:
 #           name "retain" first, and the retain loss goes up. A second micro-batch replaces the
 #           first one.
 set -euo pipefail

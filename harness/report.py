@@ -227,7 +227,7 @@ def finish(run, stages, started):
     target, retrain = results["target"], results.get("retrain")
     unseen = {k.replace("holdout", "forget"): v for k, v in target.items() if "holdout" in k}
     print(nothing_to_forget(target, retrain) if retrain else nothing_to_forget(
-        target, unseen, "for its holdout rows; choose another --init, or other rows"))
+        target, unseen, "on the holdout rows; choose another --init, or other rows"))
     print("\n".join(samples(found, name, 1) for name in names_of if name != "real_authors"))
     for name in filter(run.rows.get, names_of):
         if (n := len(measuring.measured_rows(run.rows[name]))) < len(run.rows[name]):

@@ -41,6 +41,7 @@ def read(tmp_path_factory):
     ("--lr 1e20", "--lr 1e.20"), ("--lr 1e-30", "--lr 1e-30"), ("--train_lr inf", "--train_lr inf"),
     ("--steps 0", "--steps 0"), ("--epochs inf", "--epochs inf"), ("--authors 1", "--authors 1"),
     ("--epochs -1", "--epochs -1"), ("--epochs 0", "--epochs 0.*--init FILE"),
+    ("--epochs 0 --train_lr 0.1", "--train_lr.*--epochs 0 trains nothing"),
     ("--authors 500", "--authors.* 484"), ("--seed -1", "--seed -1"),
     ("--seed 18446744073709551616", "--seed 18446744073709551616"), ("--lazy -1", "--lazy -1"),
     ("--n_embd 1000000", "--n_embd 1000000"), ("--n_layer 1000000", "--n_layer 1000000"),

@@ -171,7 +171,7 @@ def test_the_commit_is_this_repositorys_and_edits_are_marked(tmp_path, monkeypat
     ("forget_verbmem", 10.9, 11.4, True), ("forget_verbmem", 16.5, 11.4, False),
     ("forget_rouge", 0.30, 0.28, True), ("forget_rouge", 0.99, 0.83, False),
     ("forget_windows", 12.0, 11.4, True), ("forget_windows", 100.0, 11.4, False),
-    ("forget_loss", 3.9, 3.9, False)])
+    ("forget_prob", 0.06, 0.07, True), ("forget_loss", 3.9, 3.9, False)])
 def test_a_line_says_where_the_target_knows_nothing_that_could_be_forgotten(
         key, target, retrain, said):
     same = {"forget_verbmem": 7.0} if key == "forget_windows" else {}    # where windows decide
