@@ -281,6 +281,19 @@ def level_objective(loss_rows, n_tokens, levels):
     return -n_tokens * ((loss_rows / n_tokens).clamp(min=1e-7) / levels).log()**2 / 2
 
 
+def token_level_objective(losses, levels):
+    """The same with a level for each token (ours): losses, levels (M,), nats. Returns (M,): the
+    batch's objective is their mean.
+
+    The distance is measured in a token's log-odds u = log(exp(l) - 1) of being wrong. Any step
+    moves l in proportion to 1 - exp(-l), so above 1 nat log l would hardly move, but in u all
+    tokens move alike. Losses and levels below 1e-7 count as 1e-7, and such a loss stays.
+    """
+    # -(u(l) - u(B))^2 / 2
+    u, u_level = (l.clamp(min=1e-7).expm1().log() for l in (losses, levels))
+    return -(u - u_level)**2 / 2
+
+
 def way(objective, grad_forget, d):
     """The lr at which a step along d would change the distance x from the levels by x, if x went on
     changing as at lr = 0. objective: the level loss, -x^2 / 2; grad_forget: its gradient."""

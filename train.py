@@ -60,7 +60,8 @@ class Config:
     weight_decay: float = flag(0.3, "", init=0.01, muse=0.05)      # AdamW's; no flag
     # unlearning
     method: str = flag("ngdiff", "which direction to step along", choices=METHODS)
-    level: bool = flag(False, "ours: raise each forget row to the loss of unseen rows, not further")
+    level: str = flag("", "ours: raise each forget row to the loss of unseen rows, not further; "
+                      "token: each of its tokens", choices=("row", "token"), bare="row")
     c: float = flag(0.9, "gdiff's weight on the retain gradient, 0 to 1")
     optimizer: str = flag("sgd", "apply d itself, or Adam's preconditioning of it",
                           choices=("sgd", "adam"))
@@ -95,7 +96,8 @@ class MicroBatch(NamedTuple):
     n_tokens: int                  # labelled tokens of the whole batch
     n_rows: int                    # rows of the whole batch
     reference: torch.Tensor        # (B,) a number a row: its summed loss under the target model
-                                   # with npo, its level with --level; else None
+                                   # with npo, its level with --level; with levels of tokens
+                                   # (B, T), a row's own from the left; else None
 
 
 def micro_batches(examples, config, reference=None):
@@ -133,6 +135,10 @@ def objective(model, batch, config):
     if config.method == "npo":
         return ngdiff.npo_objective(rows.sum(1), batch.reference).sum() / batch.n_rows
     n_tokens = (at // T).bincount(minlength=B)                            # (B,)
+    if config.level == "token":
+        own = torch.arange(batch.reference.shape[1], device=at.device) < n_tokens[:, None]
+        levels = batch.reference[own]                                     # (M,)
+        return ngdiff.token_level_objective(losses, levels).sum() / batch.n_tokens
     return ngdiff.level_objective(rows.sum(1), n_tokens, batch.reference).sum() / batch.n_tokens
 
 
@@ -196,7 +202,7 @@ def unlearn(stage, target, examples, config):
     for step in range(stage.step, stage.steps):
         measured = {}
         if config.level and step % LEVEL_EVERY == 0:
-            measured = measuring.level(model, examples, config.seed)
+            measured = measuring.level(model, examples, config.seed, config.level)
             reference[:] = torch.tensor(measured["levels"])
         retain, forget = next(batches)
         try:
@@ -220,7 +226,9 @@ def references(target, examples, log, config):
     change during a run; None if no objective needs it."""
     if config.method == "npo":
         return torch.tensor([x.sum() for x in measuring.token_losses(target, examples["forget"])])
-    found = [row["levels"] for row in log if "levels" in row] or [[0.0] * len(examples["forget"])]
+    longest = max(len(e.tokens) - e.n_prompt for e in examples["forget"])
+    none = [0.0] * longest if config.level == "token" else 0.0
+    found = [row["levels"] for row in log if "levels" in row] or [[none] * len(examples["forget"])]
     return torch.tensor(found[-1]) if config.level else None
 
 

@@ -21,6 +21,7 @@ METHODS = {                                         # name: settings
     "pcgrad": dict(method="pcgrad"), "mgda": dict(method="mgda"), "npo": dict(method="npo"),
     "ga": dict(method="ga"), "retain": dict(method="retain")}
 TUNING_SEED = 100                                   # see rates.py; --seeds stays below it
+LEVELS = "", "row"       # of --level
 TAKEN = ("method", "optimizer", "lr", "lazy", "c", "seed", "level")      # set here
 
 
@@ -48,8 +49,8 @@ def ready(argv):
 def both(argv, doc):
     """{level: the Config of the flags argv}, plain and with --level, which has defaults of its
     own. ValueError on a mistake."""
-    return {level: shared.parse([*argv, *["--level"] * level], () if level else TAKEN, doc)
-            for level in (False, True)}
+    return {level: shared.parse([*argv, "--level", level] if level else argv,
+                                () if level else TAKEN, doc) for level in LEVELS}
 
 
 def only(parser):
@@ -63,13 +64,13 @@ def prepare(configs, seeds):
     for seed in seeds:
         runs[seed] = {level: train.prepare(replace(config, seed=seed))
                       for level, config in configs.items()}
-        shared.questions_only(runs[seed][False])
+        shared.questions_only(runs[seed][""])
     return runs
 
 
 def all_references(runs):
     """{seed: its tradeoff.References}, its models trained into the cache."""
-    plain = [some[False] for some in runs.values()]
+    plain = [some[""] for some in runs.values()]
     shared.train_models(plain)
     done = shared.results("measure", tradeoff.references, plain)
     return {seed: tradeoff.References(*x) for seed, x in zip(runs, done)}
@@ -124,7 +125,7 @@ def ends(models):
 def table(some, found):
     """One line a Variant, the plain ones first; found: {seed: References}."""
     lines = []
-    for level in (False, True):
+    for level in LEVELS:
         group = [v for v in some if v.config.level == level]
         nearest = np.min([v.distances for v in group], axis=0) if group else []
         lines.append(f"{'with the level' if level else 'plain':14} {'opt':4} {'lr':>7} "
@@ -146,7 +147,7 @@ def table(some, found):
 def act(comparison):
     """Run every variant on every seed; print, write and draw the comparison."""
     configs, runs, names = comparison
-    config = configs[False]
+    config = configs[""]
     found, some, t0 = all_references(runs), variants(configs, names), time.monotonic()
     run_all("compare", some, found, runs)
     some.sort(key=lambda v: np.mean(v.distances))

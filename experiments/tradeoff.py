@@ -135,7 +135,7 @@ def draw(paths, names):
     fig.suptitle("Lower is better. Lines: mean over the seeds; bands: their range")
     colors = dict(zip(names, ("black", *(f"C{i}" for i in range(10)))))
     x = np.linspace(0.005, 1, 200)
-    kinds = [(optimizer, level) for level in (False, True) for optimizer in ("sgd", "adam")]
+    kinds = [(optimizer, level) for level in ("", "row") for optimizer in ("sgd", "adam")]
     for ax, kind in zip(fig.subplots(2, 2, sharex=True, sharey=True).flat, kinds):
         for (name, *its), runs in paths.items():
             if tuple(its) == kind:

@@ -41,11 +41,12 @@ BOUNDS = dict(authors=(2, 10**5), documents=(1, 10**6), seed=(0, 2**63 - 1), see
               budget=(0, 100), steps=(1, 10**6), batch=(0, 10**6), micro_batch=(0, 10**6))
 
 
-def flag(default, text, choices=None, **other):
-    """A flag, as a dataclass field: its default, help and choices; other: its default with --init
-    (`init`), with a Llama there (`llama`), with MUSE's folder (`muse`), with --level (`level`)
-    or with other --data (`data`). Without a help text it is no flag, only a setting."""
-    return field(default=default, metadata=dict(help=text, choices=choices, other=other))
+def flag(default, text, choices=None, bare=None, **other):
+    """A flag, as a dataclass field: its default, help and choices; bare: its value if it is given
+    without one; other: its default with --init (`init`), with a Llama there (`llama`), with MUSE's
+    folder (`muse`), with --level (`level`) or with other --data (`data`). Without a help text it is
+    no flag, only a setting."""
+    return field(default=default, metadata=dict(help=text, choices=choices, bare=bare, other=other))
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,7 +60,8 @@ def parse(Config, argv, doc):
     for f in fields(Config):
         if text := f.metadata["help"]:
             kind = dict(action="store_true") if f.type is bool else \
-                dict(type=f.type, choices=f.metadata["choices"])
+                dict(type=f.type, choices=f.metadata["choices"], const=f.metadata["bare"],
+                     nargs="?" if f.metadata["bare"] else None)
             parser.add_argument(f"--{f.name}", default=None, help=text + default_text(f), **kind)
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     built_in = given.get("data", "muse") == "muse"
@@ -180,7 +182,7 @@ def default_rate(config):
     if name not in RATES:
         raise ValueError(f"--c {config.c:g}: give --lr too; a default rate is known for c = 0.1, "
                          "0.5 and 0.9 only")
-    return RATES[name][2 * config.level + (config.optimizer == "adam")]
+    return RATES[name][2 * bool(config.level) + (config.optimizer == "adam")]
 
 
 def folder_name(config, given):

@@ -55,15 +55,28 @@ def level_pairs(forget, holdout, seed):
     return pairs
 
 
-def level(model, examples, seed):
+def token_levels(losses, like):
+    """A level for each of a row's n tokens: the loss of the token at the same share of the ranks in
+    the row that this one should be like. losses (n,), like (m,): token losses. Returns (n,)."""
+    ranks = losses.argsort(kind="stable").argsort()
+    return np.quantile(like, (ranks + 0.5) / len(losses), method="inverted_cdf")
+
+
+def level(model, examples, seed, of="row"):
     """Each forget row's level, `levels`: the loss of the holdout row that it is paired with, nats
-    per answer token. It drifts as the model changes, so it is measured again and again. Also the
-    LEVEL_COLUMNS of log.csv: quantiles of the forget and the holdout rows' losses."""
+    per answer token. It drifts as the model changes, so it is measured again and again. With of
+    "token" the `token_levels` of each row, N lists, filled up with 0 behind its last token. Also
+    the LEVEL_COLUMNS of log.csv: quantiles of the forget and the holdout rows' losses."""
     pairs = level_pairs(examples["forget"], examples["holdout"], seed)
-    loss = {k: [x.mean() for x in token_losses(model, examples[k])] for k in ("forget", "holdout")}
+    tokens = {k: token_losses(model, examples[k]) for k in ("forget", "holdout")}
+    loss = {k: [x.mean() for x in some] for k, some in tokens.items()}
     columns = {k: np.percentile(loss[k.split("_")[0]], int(k.split("_")[1])).item()
                for k in LEVEL_COLUMNS}
-    return {"levels": [loss["holdout"][i].item() for i in pairs], **columns}
+    if of == "row":
+        return {"levels": [loss["holdout"][i].item() for i in pairs], **columns}
+    longest = max(map(len, tokens["forget"]))
+    return {"levels": [np.pad(token_levels(row, tokens["holdout"][i]), (0, longest - len(row)))
+                       .tolist() for row, i in zip(tokens["forget"], pairs)], **columns}
 
 
 def generate(model, tokenizer, prompts, longest, batch_size=256):

@@ -117,7 +117,7 @@ def test_a_run_of_the_comparison_or_of_an_ablation_is_the_run_that_train_py_make
         assert out.final[k] == pytest.approx(whole[k], rel=1e-9), "all but some truth ratios"
     final = ablate.unlearn_one(run, trained)["final"]
     assert final == {k: whole[k] for k in ablate.MEASURES if k in whole}
-    level = ablate.unlearn_one(changed(run, level=True, steps=1), trained)["final"]
+    level = ablate.unlearn_one(changed(run, level="row", steps=1), trained)["final"]
     assert 0 < level["row_low"] <= level["row_high"]
 
 
@@ -143,9 +143,11 @@ def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
     argv = ["--seeds", "1", "--only", "gdiff 0.9", *words, "--steps", "1",
             "--out", str(tmp_path)]
     seen = spy(monkeypatch, shared, "results", lambda title, function, runs, *_: runs)
+    drawn = spy(monkeypatch, report, "png", lambda fig, *_: [len(ax.lines) for ax in fig.axes])
     compare.main(argv)
+    assert drawn == [[1, 1, 1, 1]], "SGD and Adam, plain and with the level"
     assert {(r.config.level, r.config.batch) for runs in seen for r in runs} == {
-        (False, 14), (True, 5)}
+        ("", 14), ("row", 5)}
     done = saved(tmp_path / "compare.json")
     distances = [v["distances"] for v in done["variants"]]
     assert len(distances) == 4 and distances == sorted(distances) != distances[::-1]
@@ -155,13 +157,13 @@ def test_the_comparison_ranks_by_distance_and_goes_on_where_it_was(
 
 
 def test_every_method_is_compared_with_sgd_and_adam_plain_and_where_it_can_with_the_level(run):
-    configs = {level: replace(run.config, level=level) for level in (False, True)}
+    configs = {level: replace(run.config, level=level) for level in compare.LEVELS}
     some = compare.variants(configs, list(compare.METHODS))
     kinds = {(v.name, v.config.optimizer, v.config.level): v.config for v in some}
     assert len(kinds) == len(some) == 2 * len(compare.METHODS) + 2 * (len(compare.METHODS) - 3)
     assert {v.config.method for v in some} == set(train.METHODS)
-    assert kinds["gdiff 0.9", "adam", True].lr == flags.RATES["gdiff 0.9"][3]
-    assert kinds["ngdiff, AutoLR", "sgd", False].lr == flags.FIRST_GUESS
+    assert kinds["gdiff 0.9", "adam", "row"].lr == flags.RATES["gdiff 0.9"][3]
+    assert kinds["ngdiff, AutoLR", "sgd", ""].lr == flags.FIRST_GUESS
 
 
 def test_a_rate_is_tried_until_the_best_one_has_a_worse_one_on_either_side(
@@ -186,7 +188,7 @@ def test_the_table_says_how_near_each_variant_came(run):
     runs = [tradeoff.Outcome([], final, ""), tradeoff.Outcome([], None, "ran away")]
     some = [compare.Variant("a", replace(config, lazy=0, lr=0.3), runs, [0.2, 0.3], [1.0, 0.5]),
             compare.Variant("b", replace(config, optimizer="adam"), runs, [0.4, 1], [0.8, 0.5]),
-            compare.Variant("c", replace(config, level=True), runs, [0.1, 1], [0, 0])]
+            compare.Variant("c", replace(config, level="row"), runs, [0.1, 1], [0, 0])]
     found = dict.fromkeys((0, 1), tradeoff.References(final, final, 0.5))
     _, a, b, _, _, c, *_ = compare.table(some, found).splitlines()
     assert a.split()[:6] == ["a", "sgd", "0.3", "0.250±0.071", "2/2", "0.7500±0.3536"]

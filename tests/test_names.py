@@ -209,7 +209,7 @@ SETTINGS = dict(       # field of Config: (another value, the stages whose names
     tiny=(False, NEITHER), data=("muse", BOTH), forget=("forget01", NEITHER), authors=(11, BOTH),
     documents=(3, NEITHER), seed=(1, BOTH), n_layer=(2, BOTH), n_embd=(32, BOTH),
     init=("", NEITHER), epochs=(3, BOTH), train_batch=(8, BOTH), train_lr=(1e-4, BOTH),
-    weight_decay=(0.1, BOTH), method=("ga", LATER), level=(True, LATER), c=(0.5, LATER),
+    weight_decay=(0.1, BOTH), method=("ga", LATER), level=("token", LATER), c=(0.5, LATER),
     optimizer=("adam", LATER), lr=(0.5, LATER), lazy=(5, LATER), steps=(9, NEITHER),
     budget=(0.1, LATER), batch=(7, LATER), micro_batch=(4, BOTH),
     out=("o", NEITHER), cache=("c", NEITHER),

@@ -281,6 +281,19 @@ def test_the_level_loss_pulls_every_row_to_its_own_level():
     assert slope[:2].tolist() == [0, 0] and slope[2] < 0
 
 
+def test_the_level_of_a_token_pulls_on_its_log_odds():
+    """Alike on unlikely tokens and on those known by heart; by 0 at the level, back beyond it."""
+    far = torch.tensor([-3.0, -3.0, 0.0, 2.0], dtype=torch.float64)
+    u = torch.tensor([-9.0, 4.0, 1.0, 12.0], dtype=torch.float64, requires_grad=True)
+    value = ngdiff.token_level_objective(u.exp().log1p(), (u.detach() - far).exp().log1p())
+    assert value.tolist() == pytest.approx([-4.5, -4.5, 0, -2])
+    assert torch.autograd.grad(value.sum(), u)[0].tolist() == pytest.approx((-far).tolist())
+    losses = torch.tensor([0.0, 1e-9, 1.0], requires_grad=True)
+    value = ngdiff.token_level_objective(losses, torch.tensor([0.5, 0.5, 0.0]))
+    slope, = torch.autograd.grad(value.sum(), losses)
+    assert value.isfinite().all() and slope[:2].tolist() == [0, 0] and -100 < slope[2] < 0
+
+
 @pytest.mark.parametrize("adam", [False, True])
 def test_approach_is_the_share_of_the_way_that_a_step_goes_at_most(adam):
     """On -x^2 / 2, whose distance x falls as the parameter does, by x each time: to the end with

@@ -56,9 +56,10 @@ def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, 
 
 
 @pytest.mark.parametrize("words", ["--optimizer adam --lazy 0", "--batch 9 --budget 0.1 --lazy 1",
-                                   "--level --lr 1e-3"])
+                                   "--level --lr 1e-3", "--level token"])
 def test_what_a_method_remembers_goes_on_too(plain, tmp_path, monkeypatch, words):
-    """Adam's moments; the running mean, and the watched loss before the first step; the levels."""
+    """Adam's moments; the running mean, and the watched loss before the first step; the levels of
+    rows, and of tokens."""
     run = ready(tmp_path, *words.split(), "--steps", 3)
     target = train.train_both(ready(plain[0]))["target"]
     whole = train.unlearned(run._replace(config=replace(run.config, cache="")), target)

@@ -93,11 +93,11 @@ def test_the_saved_weights_are_the_unlearned_models(plain):
 def test_every_method_runs_with_either_optimizer_plain_and_with_the_level(plain, target, method):
     run = ready(plain[0], "--method", method, "--lr", "1e-3", "--steps", 2)
     for optimizer in ("sgd", "adam"):
-        for level in (False, True)[:1 if method in flags.NO_LEVEL else 2]:
+        for level in ("", "row", "token")[:1 if method in flags.NO_LEVEL else 3]:
             stage = unlearn(target, run, optimizer=optimizer, level=level)
             assert stage.step == 2 and stage.stopped == ""
             assert [row["status"] is not None for row in stage.log] == [method == "ngdiff", False]
-            assert ["levels" in row for row in stage.log] == [level, False]
+            assert ["levels" in row for row in stage.log] == [level != "", False]
             assert not torch.equal(stage.model.lm_head.weight, target.lm_head.weight)
 
 
@@ -112,25 +112,30 @@ def test_a_run_that_has_no_direction_left_says_so(plain, tmp_path, no_drawing, m
 
 # ---- a batch's loss
 
-@pytest.mark.parametrize("kind", ["plain", "npo", "level"])
+@pytest.mark.parametrize("kind", ["plain", "npo", "level", "tokens"])
 def test_the_parts_of_every_process_and_micro_batch_add_up(plain, target, monkeypatch, kind):
     run = ready(plain[0], "--method", "npo" if kind == "npo" else "ngdiff")
     examples = run.examples["forget"] + run.examples["retain"][:6]
-    run.config.level = kind == "level"
+    run.config.level = {"level": "row", "tokens": "token"}.get(kind, "")
+    per_row = measuring.token_losses(target, examples)
     reference = 1 + torch.arange(len(examples), dtype=torch.float64)
+    if kind == "tokens":
+        reference = reference[:, None] * torch.linspace(0.01, 1, max(map(len, per_row)))
 
     def loss(config):
         batches = train.micro_batches(examples, config, reference)
         return ngdiff.loss_only(train.forget_functions(target, batches, config))
     whole, shares = loss(run.config), []
-    per_row = measuring.token_losses(target, examples)
     n_tokens = sum(map(len, per_row))
     summed = torch.tensor([x.sum() for x in per_row])
+    odds = lambda l: np.log(np.expm1(l))
     expected = {
-        "plain": float(summed.sum()) / n_tokens,
-        "level": -sum(len(x) * np.log(x.mean() / (1 + i))**2 / 2
-                      for i, x in enumerate(per_row)) / n_tokens,
-        "npo": float(ngdiff.npo_objective(summed, reference).mean())}[kind]
+        "plain": lambda: float(summed.sum()) / n_tokens,
+        "level": lambda: -sum(len(x) * np.log(x.mean() / (1 + i))**2 / 2
+                              for i, x in enumerate(per_row)) / n_tokens,
+        "tokens": lambda: -sum(((odds(x) - odds(levels[:len(x)].numpy()))**2).sum() / 2
+                               for x, levels in zip(per_row, reference)) / n_tokens,
+        "npo": lambda: float(ngdiff.npo_objective(summed, reference).mean())}[kind]()
     assert whole == pytest.approx(expected, rel=1e-6)
     for rank in range(3):
         monkeypatch.setattr(processes, "rank_and_size", lambda: (rank, 3))
@@ -154,6 +159,21 @@ def test_levels_are_the_paired_holdout_rows_losses_measured_every_tenth_step(
     for name, losses in ("forget", forget), ("holdout", holdout):
         assert [first[f"{name}_{q}"] for q in (0, 50, 100)] == pytest.approx(
             [min(losses), np.median(losses), max(losses)])
+
+
+def test_a_token_has_the_level_of_the_token_of_its_rank_in_the_paired_row(plain, target):
+    of = lambda *losses: measuring.token_levels(*map(np.array, losses)).tolist()
+    assert of([3.0, 0.1, 0.2], [0.2, 5.2, 1.2]) == [5.2, 0.2, 1.2]
+    assert of([0.1, 3.0], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == [1.0, 4.0], "the same share"
+    assert of([0.5] * 4, [0.0, 1.0]) == [0.0, 0.0, 1.0, 1.0]
+    run = ready(plain[0], "--level", "token")
+    rows = {k: measuring.token_losses(target, run.examples[k]) for k in ("forget", "holdout")}
+    pairs = measuring.level_pairs(run.examples["forget"], run.examples["holdout"], run.config.seed)
+    found = unlearn(target, run).log[0]["levels"]
+    assert len(set(map(len, found))) == 1
+    for levels, row, i in zip(found, rows["forget"], pairs, strict=True):
+        expected = measuring.token_levels(row, rows["holdout"][i]).tolist()
+        assert levels == expected + [0] * (len(levels) - len(row))
 
 
 @pytest.mark.parametrize("n_holdout", [12, 5, 30])
@@ -184,7 +204,7 @@ def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(plain)
         return np.log(forget / np.array(measuring.level(model, run.examples, 0)["levels"])).mean()
     assert off(target.model) < -1 and off(beyond) > 0.3
     for start in (target.model, beyond):
-        after = unlearn(target.model, run, start, level=True, lazy=10, lr=0.01).model
+        after = unlearn(target.model, run, start, level="row", lazy=10, lr=0.01).model
         assert abs(off(after)) < 0.8 * abs(off(start))
 
 
@@ -208,7 +228,7 @@ def test_with_the_level_a_step_goes_a_quarter_of_the_way_at_most(plain, target):
         rise = row["norm_forget"] * (1 - row["cos"])
         quarter.append(-2 * row["loss_forget"] / rise / 4)
     assert [row["lr"] for row in log] == pytest.approx(quarter, rel=1e-4)
-    assert {row["lr"] for row in unlearn(target, run, level=False).log} == {1e-3}
+    assert {row["lr"] for row in unlearn(target, run, level="").log} == {1e-3}
 
 
 # ---- other data

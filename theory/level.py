@@ -18,6 +18,12 @@ by gradient ascent from l to half of its level B, a row needs the time
 which hardly depends on where it starts. With the distance of the losses themselves, (l - B)^2 /
 (2 B), w is 1 - l / B, and the time grows as 1 / l: such rows are left behind.
 
+A token's level (ngdiff.token_level_objective) is measured in log-odds, u = log(exp(l) - 1): minus
+the margin of a logistic loss. By gradient ascent u comes nearer to its level as exp(-|z|^2 t) does,
+from anywhere to anywhere. log l does so as long as l and B are small. Above 1 nat its speed falls
+as 1 / l, and the time to nine tenths of B grows as B^2: unlikely tokens, which carry a row's mean,
+would come last.
+
 Assumptions: room (level_curve.py shows what happens without it), and a learning rate that falls,
 but not too fast. Or any fixed rate, if a step goes at most a quarter of the way to the levels, by
 the objective's slope along d (`approach` of ngdiff.step). Where it fails: at a fixed rate without
@@ -106,9 +112,9 @@ def goal(p):
     return theta
 
 
-def arrival(start, weight):
-    """The time from the loss `start` to half the level 1 by the integral above, |z| = 1."""
-    l = np.geomspace(start, 0.5, 20001)
+def arrival(start, weight, end=0.5):
+    """The time from the loss `start` to `end` by the integral above, |z| = 1."""
+    l = np.geomspace(start, end, 20001)
     height = 1 / ((1 - np.exp(-l))**2 * weight(l))
     return np.diff(l) @ (height[1:] + height[:-1]) / 2       # the trapezoidal rule
 
@@ -164,18 +170,22 @@ def ascent(objective, starts, steps, lr):
     return np.logaddexp(0, -path.theta)
 
 
-def by_logarithms(loss):
-    return ngdiff.level_objective(loss, torch.ones(1), torch.ones(1))
+def by_logarithms(loss, level=1.0):
+    return ngdiff.level_objective(loss, torch.ones(1), torch.tensor([level]))
+
+
+def by_log_odds(loss, level=1.0):
+    return ngdiff.token_level_objective(loss, torch.tensor([level]))
 
 
 def by_losses(loss):
     return -(loss - 1)**2 / 2
 
 
-def arrival_times(objective, starts, times, lr):
-    """When `ascent` has half of the level, times lr; `times`: predicted, to know how far to go."""
+def arrival_times(objective, starts, times, lr, end=0.5):
+    """When `ascent` has the loss `end`, times lr; `times`: predicted, to know how far to go."""
     steps = int(1.2 * max(times) / lr) + 20
-    return lr * np.argmax(ascent(objective, starts, steps, lr) > 0.5, axis=0)
+    return lr * np.argmax(ascent(objective, starts, steps, lr) > end, axis=0)
 
 
 def arrival_rows():
@@ -194,6 +204,28 @@ def arrival_rows():
              float(np.ptp(ascent(by_logarithms, [1e-8], 100, 0.1))))]
 
 
+def token_rows():
+    """The table's rows on the log-odds: the way to an unlikely token's level."""
+    odds = lambda l: np.log(np.expm1(np.array(l)))
+    starts, t = [0.1, 1e-3, 1e-5], np.arange(1001) * 0.002
+    left = (odds(5.0) - odds(starts)) * np.exp(-t)[:, None]                # predicted
+    seen = odds(5.0) - odds(ascent(lambda l: by_log_odds(l, 5.0), starts, 1000, 0.002))
+    times, log_times, times_seen, log_seen = [], [], [], []
+    for level in 3.0, 12.0:
+        end = 0.9 * level
+        times.append(np.log((odds(level) - odds(1.0)) / (odds(level) - odds(end))))
+        log_times.append(arrival(1.0, lambda l: np.log(level / l) / l, end))
+        for by, predicted, found in ((by_log_odds, times, times_seen),
+                                     (by_logarithms, log_times, log_seen)):
+            found.extend(arrival_times(lambda l: by(l, level), [1.0], predicted[-1:], 0.01, end))
+    return [
+        compare("tokens, in log-odds: way left to 5 nats from 0.1, 0.001, 1e-5", left, seen, 0.01),
+        compare("   ... time from 1 nat to 0.9 B, B = 3, 12", times, times_seen, 0.02),
+        compare("   ... in log l", log_times, log_seen, 0.02),
+        bound("   ... in log l, to 12 / to 3 nats", ">", 10, log_seen[1] / log_seen[0]),
+        bound("   ... in log-odds", "<", 1.5, times_seen[1] / times_seen[0])]
+
+
 def claims(n=6):
     """n: problems to count over."""
     problems = [problem(12, seed) for seed in range(2, 2 + n)]
@@ -207,6 +239,7 @@ def claims(n=6):
         same(f"   ... {n} problems: runs that arrive", n, arrivals(problems, falls)),
         compare("GDiff, c = 0.2, 0.8, ends there as well", [theirs] * 2, gdiff_ends(p), 1e-4),
         *arrival_rows(),
+        *token_rows(),
         compare("lr fixed at 0.05, 0.5, 5, with approach = 1/4: ends there", [theirs] * 3,
                 [end(p, lr=lr, steps=300, approach=0.25) for lr in FIXED[:-1]] + quarter[:1], 1e-3),
         same(f"   ... at 5, {n} problems: runs that arrive", n, arrivals(problems, quarter)),
