@@ -12,6 +12,7 @@ import numpy as np
 
 import train
 from experiments import shared, tradeoff
+from experiments.tradeoff import LEVELS
 from harness import flags, report
 
 METHODS = {                                         # name: settings
@@ -21,7 +22,6 @@ METHODS = {                                         # name: settings
     "pcgrad": dict(method="pcgrad"), "mgda": dict(method="mgda"), "npo": dict(method="npo"),
     "ga": dict(method="ga"), "retain": dict(method="retain")}
 TUNING_SEED = 100                                   # see rates.py; --seeds stays below it
-LEVELS = "", "row"       # of --level
 TAKEN = ("method", "optimizer", "lr", "lazy", "c", "seed", "level")      # set here
 
 

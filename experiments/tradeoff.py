@@ -15,6 +15,7 @@ LOOK_EVERY = 8          # steps
 LEAST = 1e-4            # utility lost, at the foot of the figure
 KEPT = 0.99             # retain ROUGE below which a run counts as no nearer than the target
 DISTANCES = ("forget_rouge", "membership_auc", "log10_forget_quality")
+LEVELS = "", "row"       # of --level, which are compared
 
 
 class Look(NamedTuple):
@@ -135,7 +136,7 @@ def draw(paths, names):
     fig.suptitle("Lower is better. Lines: mean over the seeds; bands: their range")
     colors = dict(zip(names, ("black", *(f"C{i}" for i in range(10)))))
     x = np.linspace(0.005, 1, 200)
-    kinds = [(optimizer, level) for level in ("", "row") for optimizer in ("sgd", "adam")]
+    kinds = [(optimizer, level) for level in LEVELS for optimizer in ("sgd", "adam")]
     for ax, kind in zip(fig.subplots(2, 2, sharex=True, sharey=True).flat, kinds):
         for (name, *its), runs in paths.items():
             if tuple(its) == kind:
