@@ -10,26 +10,12 @@ Claim: if some theta has every row at its level and L_R at its minimum, NGDiff e
 the goal. There is such room if there are more parameters than rows. Plain L_F runs away. This does
 not need NGDiff: gradient difference with any c ends there as well.
 
-Why logarithms? The gradient of a row that is known by heart is about as small as its loss. Raised
-by gradient ascent from l to half of its level B, a row needs the time
-
-    the integral of dl / (|z|^2 (1 - exp(-l))^2 w(l)),    w(l) = log(B / l) / l,
-
-which hardly depends on where it starts. With the distance of the losses themselves, (l - B)^2 /
-(2 B), w is 1 - l / B, and the time grows as 1 / l: such rows are left behind.
-
-A token's level (ngdiff.token_level_objective) is measured in log-odds, u = log(exp(l) - 1): minus
-the margin of a logistic loss. By gradient ascent u comes nearer to its level as exp(-|z|^2 t) does,
-from anywhere to anywhere. log l does so as long as l and B are small. Above 1 nat its speed falls
-as 1 / l, and the time to nine tenths of B grows as B^2: unlikely tokens, which carry a row's mean,
-would come last.
-
 Assumptions: room (level_curve.py shows what happens without it), and a learning rate that falls,
 but not too fast. Or any fixed rate, if a step goes at most a quarter of the way to the levels, by
 the objective's slope along d (`approach` of ngdiff.step). Where it fails: at a fixed rate without
 that limit NGDiff circles the goal, since d does not shrink with the gradients. With steps of the
 whole way it overshoots. AutoLR's lr falls with |g_R|: the run freezes before the rows are at their
-levels. A row whose loss is 0, or below 1e-7, does not move.
+levels. Why the distance is measured in logarithms: arrival.py.
 
 Toy problem: 8 retain rows, each the squared error of a linear function of theta in R^12, and 4
 forget rows, each the logistic loss of one, with unequal n_x and B_x. The start knows all rows
@@ -42,6 +28,7 @@ import torch
 
 import ngdiff
 from theory import toy
+from theory.arrival import margin
 from theory.table import bound, compare, figure, same
 
 B = np.array([0.5, 1.0, 1.5, 2.5])              # the forget rows' levels
@@ -83,11 +70,6 @@ class Rows(NamedTuple):
         return self.X.T @ self.X / len(self.y) + (self.Z.T * (weights * p * (1 - p))) @ self.Z
 
 
-def margin(loss):
-    """The margin at which a row has this loss."""
-    return -np.log(np.expm1(loss))
-
-
 def problem(n, seed=2):
     """Rows of 12 random functions on R^n, no direction more than 3 times steeper than another."""
     rng = np.random.default_rng(seed)
@@ -110,13 +92,6 @@ def goal(p):
                                left)
         theta, lam = theta - move[:n], lam - move[n:]
     return theta
-
-
-def arrival(start, weight, end=0.5):
-    """The time from the loss `start` to `end` by the integral above, |z| = 1."""
-    l = np.geomspace(start, end, 20001)
-    height = 1 / ((1 - np.exp(-l))**2 * weight(l))
-    return np.diff(l) @ (height[1:] + height[:-1]) / 2       # the trapezoidal rule
 
 
 # --------------------------------------------------------------------------- measured
@@ -162,70 +137,6 @@ def arrivals(problems, ends):
                     p.loss_retain(theta) < 1e-6) for p, theta in zip(problems, ends))
 
 
-def ascent(objective, starts, steps, lr):
-    """Rows' losses (steps + 1, rows), |z| = 1, by gradient ascent on objective(loss) of each."""
-    softplus = torch.nn.functional.softplus
-    tasks = lambda theta: 0 * theta.sum(), lambda theta: objective(softplus(-theta)).sum()
-    path = toy.descend(tasks, margin(np.array(starts)), steps, lr, method="ga")
-    return np.logaddexp(0, -path.theta)
-
-
-def by_logarithms(loss, level=1.0):
-    return ngdiff.level_objective(loss, torch.ones(1), torch.tensor([level]))
-
-
-def by_log_odds(loss, level=1.0):
-    return ngdiff.token_level_objective(loss, torch.tensor([level]))
-
-
-def by_losses(loss):
-    return -(loss - 1)**2 / 2
-
-
-def arrival_times(objective, starts, times, lr, end=0.5):
-    """When `ascent` has the loss `end`, times lr; `times`: predicted, to know how far to go."""
-    steps = int(1.2 * max(times) / lr) + 20
-    return lr * np.argmax(ascent(objective, starts, steps, lr) > end, axis=0)
-
-
-def arrival_rows():
-    """Both forms of the distance, from several starts: the table's rows on the arrival times."""
-    far, near = (0.1, 0.01, 0.001, 1e-5), (0.1, 0.03, 0.01)
-    log_times = [arrival(start, lambda l: np.log(1 / l) / l) for start in far]
-    times = [arrival(start, lambda l: 1 - l) for start in near]
-    seen = arrival_times(by_logarithms, far, log_times, 0.02)
-    plain = arrival_times(by_losses, near, times, 0.2)
-    return [
-        compare("time to half of the level from l = 0.1, 0.01, 0.001, 1e-5", log_times, seen, 0.02),
-        bound("   ... from 1e-5 / from 0.1", "<", 2.1, seen[-1] / seen[0]),
-        compare("   ... (l - B)^2 / (2 B) instead, from 0.1, 0.03, 0.01", times, plain, 0.02),
-        bound("   ... from 0.01 / from 0.1", ">", 8, plain[-1] / plain[0]),
-        same("fails where a row's loss is 1e-8: in 100 steps it moves by", 0.0,
-             float(np.ptp(ascent(by_logarithms, [1e-8], 100, 0.1))))]
-
-
-def token_rows():
-    """The table's rows on the log-odds: the way to an unlikely token's level."""
-    odds = lambda l: np.log(np.expm1(np.array(l)))
-    starts, t = [0.1, 1e-3, 1e-5], np.arange(1001) * 0.002
-    left = (odds(5.0) - odds(starts)) * np.exp(-t)[:, None]                # predicted
-    seen = odds(5.0) - odds(ascent(lambda l: by_log_odds(l, 5.0), starts, 1000, 0.002))
-    times, log_times, times_seen, log_seen = [], [], [], []
-    for level in 3.0, 12.0:
-        end = 0.9 * level
-        times.append(np.log((odds(level) - odds(1.0)) / (odds(level) - odds(end))))
-        log_times.append(arrival(1.0, lambda l: np.log(level / l) / l, end))
-        for by, predicted, found in ((by_log_odds, times, times_seen),
-                                     (by_logarithms, log_times, log_seen)):
-            found.extend(arrival_times(lambda l: by(l, level), [1.0], predicted[-1:], 0.01, end))
-    return [
-        compare("tokens, in log-odds: way left to 5 nats from 0.1, 0.001, 1e-5", left, seen, 0.01),
-        compare("   ... time from 1 nat to 0.9 B, B = 3, 12", times, times_seen, 0.02),
-        compare("   ... in log l", log_times, log_seen, 0.02),
-        bound("   ... in log l, to 12 / to 3 nats", ">", 10, log_seen[1] / log_seen[0]),
-        bound("   ... in log-odds", "<", 1.5, times_seen[1] / times_seen[0])]
-
-
 def claims(n=6):
     """n: problems to count over."""
     problems = [problem(12, seed) for seed in range(2, 2 + n)]
@@ -238,8 +149,6 @@ def claims(n=6):
         compare("   ... what is left of the first Lagrange condition", 0, residual(p, theta), 1e-6),
         same(f"   ... {n} problems: runs that arrive", n, arrivals(problems, falls)),
         compare("GDiff, c = 0.2, 0.8, ends there as well", [theirs] * 2, gdiff_ends(p), 1e-4),
-        *arrival_rows(),
-        *token_rows(),
         compare("lr fixed at 0.05, 0.5, 5, with approach = 1/4: ends there", [theirs] * 3,
                 [end(p, lr=lr, steps=300, approach=0.25) for lr in FIXED[:-1]] + quarter[:1], 1e-3),
         same(f"   ... at 5, {n} problems: runs that arrive", n, arrivals(problems, quarter)),
