@@ -138,17 +138,16 @@ def test_another_direction_keeps_the_two_trained_models(base):
 
 def test_what_no_stage_reaches_and_what_python_does_not_run_changes_no_name(base):
     texts, used = {}, {name.rpartition(".")[0] for code in base.values() for name in code}
+    assert {"train", "ngdiff", "model", "data"} <= used
     for module, text in TEXTS.items():
         tree = ast.parse(text)
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and \
                     ast.get_docstring(node) and len(node.body) > 1:
                 node.body[0].value = ast.Constant("Another docstring.")
+            if isinstance(node, ast.FunctionDef) and module not in used:
+                node.body.append(ast.Pass())
         texts[module] = "# A comment.\n\n" + ast.unparse(tree)
-        if module not in used:
-            assert module not in ("train", "ngdiff", "model", "data")
-            texts[module] = edited(texts[module], [edit for kind, _, edit in edits(texts[module])
-                                                   if kind == "function"])
     assert reached(texts) == base
 
 

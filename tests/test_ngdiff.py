@@ -87,6 +87,7 @@ def test_a_number_that_is_not_finite_is_reported_with_all_five():
 
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_micro_batched_gradient_is_the_whole_batchs(size):
+    """Rows of unequal length weigh by their answer tokens, however they are split."""
     torch.manual_seed(1)
     model = GPT(GPTConfig(40, 32, 2, 2, 16)).double()
     rows = [Example(torch.randint(0, 40, (5 + 2 * i,)).tolist(), 2 + i % 3) for i in range(7)]
@@ -467,6 +468,7 @@ def test_fits_that_send_lr_back_and_forth_meet_in_the_middle(first, loss, room, 
     """As on TOFU: a fit at too small an lr asks for far too much, and that one for too little."""
     lr, fits = ngdiff.autolr(*on_a_line(loss), first, ngdiff.FITS_AT_START, room=room)
     assert fits[-1].status == "fit" and lr == pytest.approx(best, rel=0.15) and len(fits) < 35
+    assert all(0.25 <= fit.lr / fit.probed <= 4 for fit in fits)
 
 
 @pytest.mark.parametrize("loss", [lambda x: 0 * x, lambda x: x, lambda x: -x**2 + x,
@@ -568,9 +570,9 @@ def test_the_docstrings_lines_unlearn_a_module_that_is_no_language_model():
     assert right[retain].mean() == 1 and right[forget].mean() < 0.5
 
 
-def linear(seed=0):
+def linear():
     """A module with two layers of which the second is not used, and its two losses."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)).double()
     x, y = torch.randn(2, 5, 3, dtype=torch.float64)
     return model, lambda: model[0](x).pow(2).mean(), lambda: model[0](y).pow(2).mean()
@@ -670,16 +672,6 @@ def test_reach_is_the_first_place_at_which_the_parabola_has_risen_by_room(slope,
     assert (-slope * xs + curvature * xs**2 / 2 < room).all()
     if found < math.inf:
         assert -slope * found + curvature * found**2 / 2 == pytest.approx(room, rel=1e-6)
-
-
-@pytest.mark.parametrize("first", [1e-6, 0.01, 1.0, 10.0])
-@pytest.mark.parametrize("steps", [1, 10])
-def test_a_budget_is_used_up_after_as_many_steps_as_follow_a_fit(first, steps):
-    """x^2 from 1, falling along d = 1 and rising again: 1 + 0.21 at x = -1.1. From any guess."""
-    lr, fits = ngdiff.autolr(*on_a_line(lambda x: x ** 2, 1.0), first, ngdiff.FITS_AT_START,
-                             room=0.21, steps=steps)
-    assert fits[-1].status == "fit" and lr == pytest.approx(2.1 / steps)
-    assert all(0.25 <= b.lr / b.probed <= 4 for b in fits)
 
 
 def test_a_budgets_fit_looks_as_far_ahead_as_the_steps_that_follow_it_go():
