@@ -72,8 +72,7 @@ def base():
 
 
 def edits(text):
-    """Every edit of one module, as (kind, name at the top that it is in, (start, end, new text)).
-    """
+    """(kind, name at the top that it is in, (start, end, new text)) of every edit of a module."""
     for top in ast.parse(text).body:
         name = getattr(top, "name", None) or next(
             (n.id for n in ast.walk(top) if isinstance(n, ast.Name)), "")

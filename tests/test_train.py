@@ -329,10 +329,11 @@ def test_with_epochs_0_a_model_of_ones_own_is_unlearned_as_it_is(
     assert code_of([out, "Who?"], ask.main) == 0
     assert re.findall(r"(\w+): ", capsys.readouterr().out) == ["target", "ngdiff"]
     assert "retrained model" in refused(capsys, [*tiny, *map(str, own), str(mine)], compare.main)
-    code, again = go(tmp_path / "cache", tmp_path / "b", *own, out / "model.pt", base=tiny)
+    short = [*tiny, "--steps", 1]
+    code, again = go(tmp_path / "cache", tmp_path / "b", *own, out / "model.pt", base=short)
     assert code == 0 and again["models"]["target"] == results["models"]["ngdiff"]
     torch.save(weights.as_published(run.initial, run.tokenizer), mine)
-    assert go(tmp_path / "cache", tmp_path / "c", *own, mine, base=tiny)[0] == 0
+    assert go(tmp_path / "cache", tmp_path / "c", *own, mine, base=short)[0] == 0
     assert "nothing to forget: forget_rouge" in capsys.readouterr().out
 
 
