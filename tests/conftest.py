@@ -25,9 +25,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def beside(request):
-    """The jobs of the tests that take `done`, at work in a second process while the tests run in
-    this one: {(function, *arguments): its Future}. Only that process may fork. A child has none of
-    its parent's threads, but waits for them if torch has used more than one: here it has."""
+    """The jobs of the tests that take `done`, at work in a second process: {(function, *arguments):
+    its Future}. Only that one may fork: a child waits for its parent's threads, which it lacks, if
+    torch has used more than one."""
     jobs = [item.callspec.params["done"] for item in request.session.items
             if "done" in item.fixturenames
             and not any(mark.args[0] for mark in item.iter_markers("skipif"))]
@@ -79,14 +79,9 @@ def in_turn(function, jobs, workers, threads):
         yield i, function(*job)
 
 
-def stay_here(patch):
-    """No process to start."""
-    patch.setattr(processes, "side_by_side", in_turn)
-
-
 @pytest.fixture
 def in_this_process(monkeypatch):
-    stay_here(monkeypatch)
+    monkeypatch.setattr(processes, "side_by_side", in_turn)
 
 
 def draw_nothing(patch):
@@ -172,7 +167,7 @@ def plain(tmp_path_factory):
     """A run that was never interrupted, and not drawn: (cache, run folder, numbers)."""
     cache, out = tmp_path_factory.mktemp("cache"), tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
-        stay_here(patch)
+        patch.setattr(processes, "side_by_side", in_turn)
         patch.setattr(report, "png", lambda fig, dpi: f"{len(fig.axes)} axes".encode())
         assert go(cache, out)[0] == 0
     return cache, out, numbers(out)

@@ -24,7 +24,6 @@ FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 
 
 def save_every_step(set_):
-    """Saving is neither rare nor limited to a twentieth of the time."""
     set_(stages, "SAVE_EVERY", -1)
     set_(stages.Stage, "cost", property(lambda self: -1, lambda self, seconds: None))
 
@@ -61,9 +60,7 @@ def ended(folder, kill_after=None):
         first = start(folder)
         time.sleep(kill_after)
         first.kill()
-    last = start(folder)
-    last.join()
-    assert last.exitcode == 0, Path(folder, "printed").read_text("utf-8")
+    assert exit_codes([start(folder)]) == [0], Path(folder, "printed").read_text("utf-8")
     assert not list(Path(folder).rglob("*.part"))
     return numbers(Path(folder, "out"))
 
@@ -71,8 +68,8 @@ def ended(folder, kill_after=None):
 def main():
     n, longest, found = int((sys.argv[1:] or [30])[0]), 0, []
     for i in range(n + 1):
+        began, seconds = time.monotonic(), random.uniform(0, longest)
         with tempfile.TemporaryDirectory() as folder:
-            began, seconds = time.monotonic(), random.uniform(0, longest)
             found.append(ended(folder, seconds if i else None))       # the first is not killed
         longest = longest or time.monotonic() - began
         print(f"killed after {seconds:.2f} of {longest:.2f} s: {found.count(found[0]) - 1} of {i} "

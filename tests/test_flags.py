@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import sys
+import types
 from concurrent.futures import BrokenExecutor
 from dataclasses import fields
 from functools import cache
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    """A folder with things to read: a file, texts, and TOFU's files with a broken row."""
+    """A folder with a file, texts, and TOFU's files with a broken row."""
     folder = tmp_path_factory.mktemp("read")
     (folder / "file").touch()
     for name, write in (("texts", write_texts), ("tofu", write_tofu)):
@@ -35,18 +36,16 @@ def read(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command, named", [
-    ("--method sgd", "--method.*'sgd'"), ("--lr fast", "--lr.*'fast'"), ("--step 5", "--step"),
+    *((command, command) for command in (        # the words themselves are quoted
+        "--step 5", "--lr 0", "--lr nan", "--lr 1e-30", "--train_lr inf", "--steps 0",
+        "--epochs inf", "--epochs -1", "--authors 1", "--seed -1", "--seed 18446744073709551616",
+        "--lazy -1", "--n_embd 1000000", "--n_layer 1000000", "--budget nan", "--data nowhere",
+        "--device cuda")),
+    ("--method sgd", "--method.*'sgd'"), ("--lr fast", "--lr.*'fast'"), ("--lr 1e20", "--lr 1e.20"),
     ("--weight_decay 1", "--weight_decay"),                                  # a setting, no flag
-    ("--method gdiff --c 1.5", "--c 1.5"), ("--lr 0", "--lr 0.0"), ("--lr nan", "--lr nan"),
-    ("--lr 1e20", "--lr 1e.20"), ("--lr 1e-30", "--lr 1e-30"), ("--train_lr inf", "--train_lr inf"),
-    ("--steps 0", "--steps 0"), ("--epochs inf", "--epochs inf"), ("--authors 1", "--authors 1"),
-    ("--epochs -1", "--epochs -1"), ("--epochs 0", "--epochs 0.*--init FILE"),
+    ("--method gdiff --c 1.5", "--c 1.5"), ("--epochs 0", "--epochs 0.*--init FILE"),
     ("--epochs 0 --train_lr 0.1", "--train_lr.*--epochs 0 trains nothing"),
-    ("--authors 500", "--authors.* 484"), ("--seed -1", "--seed -1"),
-    ("--seed 18446744073709551616", "--seed 18446744073709551616"), ("--lazy -1", "--lazy -1"),
-    ("--n_embd 1000000", "--n_embd 1000000"), ("--n_layer 1000000", "--n_layer 1000000"),
-    ("--budget nan", "--budget nan"),
-    ("--tiny --data x", "--tiny"), ("--data nowhere", "--data nowhere"),
+    ("--authors 500", "--authors.* 484"), ("--tiny --data x", "--tiny"),
     ("--c 0.9", "--c: .*gdiff"), ("--method gdiff --c 0.3", "--c 0.3.*--lr"),
     ("--n_embd 30", "--n_embd 30.*multiple of 4"),
     ("--n_layer 500 --n_embd 8192", "--n_layer 500.*--n_embd 8192"),
@@ -54,7 +53,7 @@ def read(tmp_path_factory):
     ("--budget 0.1 --method gdiff --lazy 10", "--budget: only with ngdiff"),
     ("--level --method npo", "--level: npo"), ("--level --method retain", "--level: retain"),
     ("--level --method lossnorm", "--level: lossnorm"),
-    ("--init nowhere.bin", "nowhere.bin"), ("--device cuda", "--device cuda"),
+    ("--init nowhere.bin", "nowhere.bin"),
     ("--tiny --out file/run", "--out.*file"), ("--tiny --cache file", "--cache.*file"),
     ("--data texts --authors 9", "--authors"), ("--data texts --forget forget05", "--forget"),
     ("--data tofu --authors 10", r"holdout10.json, line 1.*answer"),
@@ -72,12 +71,12 @@ def test_a_mistake_gets_one_line_that_names_it_and_nothing_is_written(
 
 def test_a_run_never_overwrites_what_it_reads(capsys, tmp_path):
     for flag, name in (("--init", "model.pt"), ("--data", "log.csv")):
-        (tmp_path / name).write_bytes(b"mine")
-        (tmp_path / "link").unlink(missing_ok=True)
-        (tmp_path / "link").symlink_to(tmp_path / name)
-        for path in (tmp_path / name, tmp_path / "link", os.path.relpath(tmp_path / name)):
-            assert flag in refused(capsys, [flag, path, "--out", tmp_path])
-        assert (tmp_path / name).read_bytes() == b"mine"
+        path, link = tmp_path / name, tmp_path / f"link to {name}"
+        path.write_bytes(b"mine")
+        link.symlink_to(path)
+        for given in (path, link, os.path.relpath(path)):
+            assert flag in refused(capsys, [flag, given, "--out", tmp_path])
+        assert path.read_bytes() == b"mine"
 
 
 def test_more_processes_than_rows_are_refused(monkeypatch, capsys, tmp_path):
@@ -140,14 +139,12 @@ def test_help_shows_every_flag_with_its_default(capsys, doc):
 
 # ---- how a command ends
 
-class Broken:
-    """A standard output that is gone."""
-    def __init__(self, file):
-        self.fileno = file.fileno
-
-    def write(self, text=""):
-        raise BrokenPipeError(32, "Broken pipe")
-    flush = write
+def ends(error):
+    """The exit code of a command at whose work this is raised."""
+    def act(run):
+        if error is not None:
+            raise error
+    return code_of([], lambda argv: flags.command(list, act, argv))
 
 
 @pytest.mark.parametrize("error, code, said", [
@@ -158,24 +155,23 @@ class Broken:
     (torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), 1, "--micro_batch"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "--micro_batch")])
 def test_every_end_has_its_exit_code_and_one_line(capsys, error, code, said):
-    def act(run):
-        if error is not None:
-            raise error
-    assert code_of([], lambda argv: flags.command(list, act, argv)) == code
+    assert ends(error) == code
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == (error is not None) and re.search(said, "".join(lines))
 
 
 def test_another_error_is_none_of_these():
-    def act(run):
-        raise RuntimeError("something else")
     with pytest.raises(RuntimeError, match="something else"):
-        flags.command(list, act, [])
+        ends(RuntimeError("something else"))
 
 
 def test_a_broken_pipe_is_one_line(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "stdout", Broken(open(tmp_path / "file", "wb")))
-    assert code_of([], lambda argv: flags.command(list, lambda run: print("x"), argv)) == 1
+    def broken(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+    with open(tmp_path / "file", "wb") as f:
+        gone = types.SimpleNamespace(write=broken, flush=broken, fileno=f.fileno)
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert ends(None) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
@@ -202,24 +198,21 @@ def tree(path):
 
 @cache
 def imports(path):
-    """The dotted names that a file imports, wherever in it."""
-    names = set()
-    for node in tree(path):
-        if isinstance(node, ast.Import):
-            names |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
-    return names
+    """(name, the dotted name that it stands for) of each name that a file imports, wherever."""
+    parent = lambda node: f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+    return [(a.asname or a.name, parent(node) + a.name) for node in tree(path)
+            if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names]
+
+
+def imported(path):
+    """The dotted names and the modules that they are taken from."""
+    names = {name for _, name in imports(path)}
+    return names | {name.rpartition(".")[0] for name in names}
 
 
 def test_whatever_a_file_takes_from_another_is_there():
-    """Also in scripts that no test runs as a whole."""
     for path in MODULES.values():
-        own = {}
-        for node in tree(path):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                parent = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
-                own |= {a.asname or a.name: parent + a.name for a in node.names}
+        own = dict(imports(path))
         for node in tree(path):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) \
                     and (name := own.get(node.value.id)) in MODULES:
@@ -228,7 +221,7 @@ def test_whatever_a_file_takes_from_another_is_there():
 
 
 def test_imports_run_downward_only():
-    graph = {name: imports(path) & set(MODULES) for name, path in MODULES.items()}
+    graph = {name: imported(path) & set(MODULES) for name, path in MODULES.items()}
 
     def reached(name, seen):
         for other in graph[name] - seen:
@@ -237,9 +230,9 @@ def test_imports_run_downward_only():
     for name in graph:
         below = reached(name, set())
         assert name not in below, f"{name} is imported in a circle"
-        top = lambda names: {n.split(".")[0] for n in names}
         if name.startswith("harness") or name in ("data", "model", "metrics", "ngdiff"):
-            assert not top(below) & {"train", "experiments", "theory"}, name
+            top = {other.split(".")[0] for other in below}
+            assert not top & {"train", "experiments", "theory"}, name
     assert not graph["ngdiff"] and not graph["model"]
     assert not graph["data"] & {"model", "metrics", "ngdiff"}
 
@@ -255,7 +248,7 @@ def test_nothing_is_longer_than_it_may_be():
 
 
 def test_a_notebooks_backend_is_none_of_ours():
-    """MPLBACKEND may name a module that is not installed: only files are drawn."""
+    """It may name a module that is not installed."""
     assert os.environ["MPLBACKEND"] == "agg"
     for name in ("harness.report", "train"):
         assert "pyplot" not in MODULES[name].read_text("utf-8")
@@ -267,4 +260,4 @@ def test_what_is_in_requirements_is_all_that_is_imported():
     allowed = set(sys.stdlib_module_names) | set(MODULES) | {
         "torch", "numpy", "matplotlib", "tiktoken", "pytest"}
     for path in MODULES.values():
-        assert {name.split(".")[0] for name in imports(path)} <= allowed, path.name
+        assert {name.split(".")[0] for _, name in imports(path)} <= allowed, path.name

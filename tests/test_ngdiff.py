@@ -17,17 +17,16 @@ from ngdiff import Numbers, State, coefficients, five_numbers
 
 
 def quadratics(seed=0, dim=20):
-    """L_R and L_F = 1/2 (x - m)' A (x - m), float64: (x, [A, B], [centres], closures)."""
-    g = torch.Generator().manual_seed(seed)
-    draw = partial(torch.randn, generator=g, dtype=torch.float64)
-    x, matrices, centres, losses = draw(dim).requires_grad_(), [], [], []
+    """L_R and L_F = 1/2 (x - m)' A (x - m), float64: (x, both, their gradients at x, both A)."""
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x, losses, grads, matrices = draw(dim).requires_grad_(), [], [], []
     for _ in range(2):
-        q = torch.linalg.qr(draw(dim, dim))[0]
+        q, _ = torch.linalg.qr(draw(dim, dim))
         A = q @ torch.diag(torch.logspace(0, 2, dim, dtype=torch.float64)) @ q.T
         m = draw(dim)
-        matrices.append(A), centres.append(m)
         losses.append(lambda A=A, m=m: 0.5 * (x - m) @ A @ (x - m))
-    return x, matrices, centres, losses
+        grads.append(A @ (x.detach() - m)), matrices.append(A)
+    return x, losses, grads, matrices
 
 
 def look(x, losses, method="ngdiff", c=0.5):
@@ -40,13 +39,11 @@ def look(x, losses, method="ngdiff", c=0.5):
 # ---- gradients and the five numbers
 
 def test_gradients_and_five_numbers_are_those_of_the_quadratics():
-    x, (A, B), (r, f), losses = quadratics()
+    x, losses, (R, F), _ = quadratics()
     (_, (g_R,)), (_, (g_F,)) = (ngdiff.loss_and_grad([loss], [x]) for loss in losses)
-    exact_R, exact_F = A @ (x.detach() - r), B @ (x.detach() - f)
-    assert torch.allclose(g_R, exact_R, rtol=1e-12) and torch.allclose(g_F, exact_F, rtol=1e-12)
-    five, _ = look(x, losses)
-    assert five[:5] == pytest.approx((losses[0]().item(), losses[1]().item(), exact_R.norm().item(),
-                                      exact_F.norm().item(), (exact_R @ exact_F).item()))
+    assert torch.allclose(g_R, R, rtol=1e-12) and torch.allclose(g_F, F, rtol=1e-12)
+    expected = losses[0](), losses[1](), R.norm(), F.norm(), R @ F
+    assert look(x, losses)[0][:5] == pytest.approx([y.item() for y in expected])
     assert x.grad is None, "gradients are lists, never hidden in .grad"
 
 
@@ -63,21 +60,17 @@ def test_five_numbers_are_summed_in_float64():
 
 
 class OnApple(torch.Tensor):
-    """A float32 tensor of a device without float64, as Apple's GPU is, acted by the CPU."""
-    device = torch.device("mps")
-
-    def double(self):
-        raise TypeError("the MPS framework doesn't support float64")
+    """A tensor of Apple's GPU, which has no float64; acted by the CPU."""
+    device, double = torch.device("mps"), None
 
     def cpu(self):
         return self.as_subclass(torch.Tensor)
 
 
 def test_a_device_without_float64_sums_on_the_cpu():
-    g = torch.randn(2, 5)
-    there = [x.as_subclass(OnApple) for x in (torch.tensor(1.0), *g, torch.tensor(2.0))]
-    assert five_numbers(there[0], [there[1]], there[3], [there[2]]) == five_numbers(
-        1.0, [g[0]], 2.0, [g[1]])
+    here = torch.tensor(1.0), torch.randn(5), torch.tensor(2.0), torch.randn(5)
+    five = lambda L_R, g_R, L_F, g_F: five_numbers(L_R, [g_R], L_F, [g_F])
+    assert five(*(x.as_subclass(OnApple) for x in here)) == five(*here)
 
 
 def test_norm_is_the_global_one_over_all_parameters():
@@ -100,9 +93,9 @@ def test_micro_batched_gradient_is_the_whole_batchs(size):
     rows = [Example(torch.randint(0, 40, (5 + 2 * i,)).tolist(), 2 + i % 3) for i in range(7)]
     params, n_tokens = list(model.parameters()), len(collate(rows).labels)
     loss, grad = ngdiff.loss_and_grad(lambda: model(collate(rows)).mean(), params)
+    parts = [rows[i:i + size] for i in range(0, len(rows), size)]
     loss_m, grad_m = ngdiff.loss_and_grad(
-        [lambda some=rows[i:i + size]: model(collate(some)).sum() / n_tokens
-         for i in range(0, len(rows), size)], params)
+        [lambda some=some: model(collate(some)).sum() / n_tokens for some in parts], params)
     assert float(loss_m) == pytest.approx(float(loss), rel=1e-12)
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-14) for a, b in zip(grad, grad_m))
 
@@ -126,19 +119,17 @@ def test_micro_batches_add_up_in_one_gradient():
 @pytest.mark.parametrize("seed", range(3))
 def test_ngdiff_identities(seed):
     """g_R.d = |g_R| (1 - cos) >= 0 >= g_F.d = -|g_F| (1 - cos);  |d|^2 = 2 (1 - cos)."""
-    x, (A, B), (r, f), losses = quadratics(seed)
+    x, losses, (g_R, g_F), _ = quadratics(seed)
     five, (d,) = look(x, losses)
-    g_R, g_F = A @ (x.detach() - r), B @ (x.detach() - f)
     cos = torch.cosine_similarity(g_R, g_F, dim=0).item()
     assert five.cos == pytest.approx(cos, rel=1e-9)
-    assert (g_R @ d).item() == pytest.approx(g_R.norm().item() * (1 - cos), rel=1e-9)
-    assert (g_F @ d).item() == pytest.approx(-g_F.norm().item() * (1 - cos), rel=1e-9)
-    assert (d @ d).item() == pytest.approx(2 * (1 - cos), rel=1e-9)
+    assert [float(y @ d) for y in (g_R, g_F, d)] == pytest.approx(
+        [y * (1 - cos) for y in (g_R.norm().item(), -g_F.norm().item(), 2)], rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_small_ngdiff_step_lowers_the_retain_loss_and_raises_the_forget_loss(seed):
-    x, _, _, losses = quadratics(seed)
+    x, losses, *_ = quadratics(seed)
     before = [loss().item() for loss in losses]
     ngdiff.update([x], look(x, losses)[1], 1e-4)
     assert losses[0]().item() < before[0] and losses[1]().item() > before[1]
@@ -146,7 +137,7 @@ def test_a_small_ngdiff_step_lowers_the_retain_loss_and_raises_the_forget_loss(s
 
 def test_multiplying_a_loss_by_1000_leaves_ngdiffs_path_alone_but_not_gdiffs():
     def end(method, scale):
-        x, _, _, (L_R, L_F) = quadratics(3)
+        x, (L_R, L_F), *_ = quadratics(3)
         for _ in range(30):
             ngdiff.update([x], look(x, [L_R, lambda: scale * L_F()], method)[1], 1e-3)
         return x.detach()
@@ -181,8 +172,7 @@ def test_lossnorm_divides_each_gradient_by_its_own_loss():
 
 def test_pcgrad_takes_from_each_gradient_its_part_along_the_other():
     """Where g_R and h = -g_F conflict, PCGrad takes from each its part along the other."""
-    for R, F, d in pairs("pcgrad"):
-        h = -F
+    for R, h, d in ((R, -F, d) for R, F, d in pairs("pcgrad")):
         expected = (R - (R @ h) / (h @ h) * h) + (h - (h @ R) / (R @ R) * R) if R @ h < 0 else R + h
         assert torch.allclose(d, expected)
 
@@ -246,8 +236,7 @@ def test_the_direction_takes_the_memory_of_the_retain_gradient():
 
 @pytest.mark.parametrize("beta", [0.1, 0.5])
 def test_npo_is_one_value_a_row(beta):
-    """By hand: (2 / beta) log sigma(beta (l - l_target)); log 1/2 where the losses are equal. It
-    stays finite far below the target."""
+    """By hand: (2 / beta) log sigma(beta (l - l_target)). It stays finite far below the target."""
     rows, target = torch.tensor([[5.0, 8.0, 2.0], [5.0, 5.0, 5.0]], dtype=torch.float64)
     by_hand = [-2 / beta * math.log(1 + math.exp(-x * beta)) for x in (0, 3, -3)]
     assert ngdiff.npo_objective(rows, target, beta).tolist() == pytest.approx(by_hand)
@@ -264,8 +253,7 @@ def test_npo_levels_off_where_gradient_ascent_does_not():
 
 
 def test_the_level_loss_pulls_every_row_to_its_own_level():
-    """The pull on log l is n log(level / l): alike for rows that are equally far from their levels
-    in log l, 0 at the level, negative beyond it. A row without any loss has none."""
+    """The pull on log l is n log(level / l). A row without any loss has none."""
     n = torch.tensor([2.0, 5.0, 3.0, 4.0], dtype=torch.float64)
     levels = torch.tensor([0.8, 0.4, 0.8, 0.5], dtype=torch.float64)
     log_l = (levels * torch.tensor([1e-3, 1e-3, 1.0, 4.0])).log().requires_grad_()
@@ -296,19 +284,19 @@ def test_the_level_of_a_token_pulls_on_its_log_odds():
 
 @pytest.mark.parametrize("adam", [False, True])
 def test_approach_is_the_share_of_the_way_that_a_step_goes_at_most(adam):
-    """On -x^2 / 2, whose distance x falls as the parameter does, by x each time: to the end with
-    share 1. Adam's first d is longer, and the step is as long. The learning rate stays."""
-    for approach, left in (1, 0), (0.25, 3 / 4), (1e-3, 0.999):
-        state, p = ngdiff.State(lr=50.0, adam=adam), torch.tensor([2.0, 8.0], requires_grad=True)
-        numbers = ngdiff.step(lambda: p[0], lambda: -p[1]**2 / 2, [p], state, method="ga",
+    """On -x^2 / 2, whose distance x falls as the parameter does: to the end with share 1. Adam's
+    first d is longer, and the step is as long. state.lr stays."""
+    def step(lr, approach, sign=-1):
+        state, p = State(lr=lr, adam=adam), torch.tensor([2.0, 8.0], requires_grad=True)
+        numbers = ngdiff.step(lambda: p[0], lambda: sign * p[1]**2 / 2, [p], state, method="ga",
                               approach=approach)
-        assert p[1].item() == pytest.approx(8 * left, abs=1e-4) and state.lr == 50
-        assert numbers.lr * (1 if adam else 8) == pytest.approx(8 * approach, rel=1e-4)
-    state.lr = 1e-3
-    assert ngdiff.step(lambda: p[0], lambda: -p[1]**2 / 2, [p], state, method="ga",
-                       approach=1).lr == 1e-3, "no further than lr says"
+        return numbers.lr * (1 if adam else 8), p[1].item(), state.lr
+    for share in 1, 0.25, 1e-3:
+        assert step(50.0, share) == (pytest.approx(8 * share, rel=1e-4),
+                                     pytest.approx(8 - 8 * share, abs=1e-4), 50)
+    assert step(1e-3, 1)[0] == 1e-3 * (1 if adam else 8), "no further than lr says"
     with pytest.raises(ValueError, match="approach"):
-        ngdiff.step(lambda: p[0], lambda: p[1]**2 / 2, [p], state, method="ga", approach=1)
+        step(50.0, 1, sign=1)
     assert ngdiff.way(0.0, [torch.ones(2)], [torch.ones(2)]) == 0
     assert ngdiff.way(-1.0, [torch.ones(2)], [torch.tensor([1.0, -1.0])]) == math.inf
 
@@ -316,7 +304,6 @@ def test_approach_is_the_share_of_the_way_that_a_step_goes_at_most(adam):
 # ---- Adam
 
 def test_adam_direction_is_torchs_adam():
-    """Five steps end where torch's own Adam ends, and with its moments."""
     torch.manual_seed(0)
     p, zeros = torch.randn(5, dtype=torch.float64), torch.zeros(4, 5, dtype=torch.float64)
     q, (m, v, m_torch, v_torch), steps = p.clone(), zeros, torch.tensor(0.0)
@@ -330,7 +317,7 @@ def test_adam_direction_is_torchs_adam():
 
 
 def test_adams_first_step_is_the_sign_of_d_whatever_its_size():
-    """m_hat = d and sqrt(v_hat) = |d|, each number by itself; 1e-3 is far above eps."""
+    """m_hat = d and sqrt(v_hat) = |d|, each number by itself."""
     d = [torch.tensor([1e-3, -50.0]), torch.tensor([[-2.0, 4e5]])]
     m, v = ([torch.zeros_like(g) for g in d] for _ in range(2))
     first, second = ngdiff.adam_direction(d, m, v, 1)
@@ -351,8 +338,7 @@ def test_autolr_along_a_preconditioned_direction_leaves_the_moments_alone():
     """The moments after a step with 10 and more fits are those of a step with none."""
     found = []
     for lazy in (0, 1):
-        x, _, _, losses = quadratics()
-        state = State(lr=1e-6, adam=True)
+        (x, losses, *_), state = quadratics(), State(lr=1e-6, adam=True)
         numbers = ngdiff.step(*losses, [x], state, lazy=lazy)
         found.append(torch.stack(state.m + state.v))
     assert numbers.fits > 10 and torch.equal(*found)
@@ -382,24 +368,22 @@ def test_a_probe_looks_a_step_back_and_a_step_ahead():
 @pytest.mark.parametrize("lr", [1e-2, 1.0, 10.0])
 def test_the_parabola_is_exact_on_a_quadratic(lr):
     """slope = g.d and curvature = d' A d, at any width of the probe."""
-    x, (A, _), (r, _), losses = quadratics()
+    x, losses, (g_R, _), (A, _) = quadratics()
     five, (d,) = look(x, losses)
     loss_minus, loss_plus = ngdiff.probe([losses[0]], [x], [d], lr)
-    slope, curvature = ngdiff.parabola(loss_minus, five.loss_retain, loss_plus, lr)
-    assert slope == pytest.approx((A @ (x.detach() - r) @ d).item(), rel=1e-8)
-    assert curvature == pytest.approx((d @ A @ d).item(), rel=1e-8)
+    assert ngdiff.parabola(loss_minus, five.loss_retain, loss_plus, lr) == pytest.approx(
+        ((g_R @ d).item(), (d @ A @ d).item()), rel=1e-8)
 
 
 def settle(first, max_fits=60):
     """(AutoLR's answer from a first guess on L_R along d, L_R as a function of lr)."""
-    x, _, _, (L_R, L_F) = quadratics()
+    x, (L_R, L_F), *_ = quadratics()
     five, d = look(x, [L_R, L_F])
     along = lambda lr: ngdiff.probe(L_R, [x], d, lr)[1] if lr else five.loss_retain
     return ngdiff.autolr(L_R, [x], d, five.loss_retain, first, max_fits), along
 
 
 def test_one_fit_on_a_quadratic_is_the_best_step_and_no_other_is_better():
-    """L_R is lowest at eta* and back at its old value at 2 eta*."""
     (lr, _), along = settle(1e-3)
     assert along(lr) < min(along(0.8 * lr), along(1.2 * lr))
     assert along(2 * lr) == pytest.approx(along(0), rel=1e-9), "zero gain at 2 eta*"
@@ -407,7 +391,6 @@ def test_one_fit_on_a_quadratic_is_the_best_step_and_no_other_is_better():
 
 @pytest.mark.parametrize("first", [1e-6, 1e-4, 1e-2, 1.0, 10.0])
 def test_autolr_settles_in_the_same_place_from_any_first_guess(first):
-    """On a quadratic, from 1e-6 to 10, each fit by a factor of 2 at most."""
     (lr, fits), ((reference, _), _) = settle(first)[0], settle(0.1)
     assert lr == pytest.approx(reference, rel=1e-6)
     assert all(0.5 <= fit.lr / fit.probed <= 2 for fit in fits), "a factor of 2 a fit at most"
@@ -415,8 +398,7 @@ def test_autolr_settles_in_the_same_place_from_any_first_guess(first):
 
 
 def on_a_line(loss, at=0.0, dtype=torch.float64):
-    """What a fit takes: a loss's functions, x, d = 1 and the loss at x. Its probes lie behind, at
-    x + lr, and ahead, at x - lr."""
+    """What a fit takes: a loss's functions, x, d = 1 and the loss at x. Ahead is x - lr."""
     x = torch.full((1,), at, dtype=dtype)
     return [lambda: loss(x).sum()], [x], [torch.ones_like(x)], float(loss(x).sum())
 
@@ -440,8 +422,7 @@ def test_a_fit_goes_to_the_lowest_point_but_no_further_than_a_factor_of_2(lr, ex
     ("not finite", 0.5, lambda x: x + torch.where(x > 0, math.inf, 0.0)),
     ("not finite", 0.5, lambda x: x + torch.where(x < 0, math.nan, 0.0))])
 def test_a_fit_that_finds_no_lowest_point_says_why(status, factor, loss):
-    """A fit that finds no lowest point says why, and looks closer or further away next time, by a
-    factor of 2. What is not finite goes first, then no convexity, then no descent."""
+    """It looks closer or further away next time, by a factor of 2."""
     fit = fit_of(loss)
     assert (fit.status, fit.probed, fit.lr) == (status, 0.1, pytest.approx(factor * 0.1))
 
@@ -451,8 +432,7 @@ def test_a_fit_that_finds_no_lowest_point_says_why(status, factor, loss):
     (1e-6, torch.float32, "no convexity"), (1e-4, torch.float32, "no descent"),
     (1e-6, torch.float64, "no descent"), (2e-14, torch.float64, "no convexity")])
 def test_a_curvature_that_rounding_may_have_made_is_no_convexity(size, bend, dtype, status):
-    """A second difference of 2e-6 of the loss is rounding in float32 and a curvature in float64;
-    one of 4e-14 is rounding in both."""
+    """A second difference of 2e-6 of the loss is rounding in float32, one of 4e-14 in float64."""
     fit = fit_of(lambda x: size * (1 + torch.where(x == 0, 0.0, bend).double()), dtype=dtype)
     assert fit.curvature > 0 and fit.status == status
 
@@ -461,15 +441,14 @@ def test_a_curvature_that_rounding_may_have_made_is_no_convexity(size, bend, dty
     (ngdiff.LR_RANGE[0], lambda x: torch.where(x == 0, 0.0, math.inf)),
     (ngdiff.LR_RANGE[1], lambda x: (1e-9 * x + 1) ** 2 * 1e9)])
 def test_a_fit_never_leaves_the_range(end, loss):
-    """At LR_RANGE's ends: one loss that asks for less, one that asks for more."""
+    """One loss asks for less, one for more."""
     assert fit_of(loss, end).lr == end
 
 
 @pytest.mark.parametrize("max_fits, n, lr_after", [
     (60, 6, 1.01 * 1.02 * 1.16 * 1.5 * 0.84 * 1.14), (1, 1, 1.01)])
 def test_only_a_fit_settles_and_only_within_15_per_cent(monkeypatch, max_fits, n, lr_after):
-    """Only a fit settles, and only if it moves lr by less than 15 %. fit_lr is replaced by made-up
-    fits: two of another status, then moves of 16, 50, 16, 14 and 0 %."""
+    """Made-up fits: two of another status, then moves of 16, 50, 16, 14 and 0 %."""
     answers = iter([("no descent", 1.01), ("not finite", 1.02), ("fit", 1.16), ("fit", 1.5),
                     ("fit", 0.84), ("fit", 1.14), ("fit", 1.0)])
 
@@ -486,17 +465,17 @@ def test_only_a_fit_settles_and_only_within_15_per_cent(monkeypatch, max_fits, n
     (lambda x: x + x ** 8, None, 0.5 ** (1 / 7)),    # slope 1, curvature 2 lr^6
     (lambda x: x ** 8, 1.0, 1.0)])                   # slope 0, the same curvature
 def test_fits_that_send_lr_back_and_forth_meet_in_the_middle(first, loss, room, best):
-    """Where the loss is far from a parabola, the fit at too small an lr asks for far too much, and
-    that one for far too little: as on TOFU, where 60 fits with a budget did not settle."""
+    """As on TOFU: a fit at too small an lr asks for far too much, and that one for too little."""
     lr, fits = ngdiff.autolr(*on_a_line(loss), first, ngdiff.FITS_AT_START, room=room)
     assert fits[-1].status == "fit" and lr == pytest.approx(best, rel=0.15) and len(fits) < 35
+    assert all(0.25 <= fit.lr / fit.probed <= 4 for fit in fits)
 
 
 @pytest.mark.parametrize("loss", [lambda x: 0 * x, lambda x: x, lambda x: -x**2 + x,
                                   lambda x: x**2 - x, lambda x: x.abs()])
 @pytest.mark.parametrize("lr", [1e-10, 1e-3, 1e4])
 def test_a_start_that_finds_no_parabola_says_so_and_keeps_the_given_lr(loss, lr):
-    """After 60 fits: of a flat, a linear, a concave loss, one that only rises, one with a kink."""
+    """Of a flat, a linear, a concave loss, one that only rises, one with a kink."""
     rate, fits = ngdiff.autolr(*on_a_line(loss), lr, ngdiff.FITS_AT_START)
     assert (fits[-1].status, fits[-1].lr, rate) == ("not settled", lr, lr)
     assert len(fits) == ngdiff.FITS_AT_START
@@ -506,7 +485,6 @@ def test_a_start_that_finds_no_parabola_says_so_and_keeps_the_given_lr(loss, lr)
 
 @pytest.mark.parametrize("lr", [1e20, 1e-30, 1e200, 1e-200, 0.0, -1.0, math.inf, math.nan])
 def test_a_first_guess_outside_the_range_is_refused(lr):
-    """lr outside LR_RANGE, or no number, is a ValueError."""
     with pytest.raises(ValueError):
         ngdiff.autolr(*on_a_line(lambda x: x**2), lr, ngdiff.FITS_AT_START)
 
@@ -519,9 +497,8 @@ def thirteen_sizes():
 
 
 def test_parameters_come_back_bit_for_bit_after_a_probe():
-    """Each bit is as before; adding lr d and subtracting it again would not do."""
-    params, before, d = thirteen_sizes()
-    seen = []
+    """Adding lr d and subtracting it again would not do."""
+    (params, before, d), seen = thirteen_sizes(), []
     ngdiff.probe([lambda: seen.append(params[0][0].item()) or params[0].sum()], params, d, 0.1)
     assert seen == pytest.approx([(before[0] + x * d[0])[0].item() for x in (0.1, -0.1)])
     assert not all(map(torch.equal, [(b + 0.1 * v) - 0.1 * v for b, v in zip(before, d)], before))
@@ -532,14 +509,9 @@ def test_parameters_come_back_bit_for_bit_after_a_probe():
 def test_parameters_come_back_also_if_a_loss_raises(fails_at):
     """The error goes on to the caller, and the parameters are as they were."""
     params, before, d = thirteen_sizes()
-    calls = iter(range(1, 3))
-
-    def loss():
-        if next(calls) == fails_at:
-            raise MemoryError
-        return params[0].sum()
-    with pytest.raises(MemoryError):
-        ngdiff.probe([loss], params, d, 0.1)
+    found = [params[0].sum()] * (fails_at - 1)
+    with pytest.raises(IndexError):
+        ngdiff.probe([lambda: found.pop()], params, d, 0.1)
     assert all(map(torch.equal, before, params))
 
 
@@ -563,9 +535,8 @@ def by_hand(losses, x, state, method, lazy):
 @pytest.mark.parametrize("adam", [False, True])
 @pytest.mark.parametrize("lazy", [0, 1, 3, None])
 def test_a_step_is_its_pieces_in_order(method, adam, lazy):
-    """Eleven steps are those of `by_hand`, bit for bit; Numbers says what each saw and did. lazy
-    None: 10 with ngdiff, 0 with every other method."""
-    (x, _, _, losses), (y, _, _, same) = quadratics(), quadratics()
+    """Eleven steps are those of `by_hand`, bit for bit; Numbers says what each saw and did."""
+    (x, losses, *_), (y, same, *_) = quadratics(), quadratics()
     one, other = State(lr=1e-3, adam=adam), State(lr=1e-3, adam=adam)
     every = (10 if method == "ngdiff" else 0) if lazy is None else lazy
     for t in range(11):
@@ -574,9 +545,9 @@ def test_a_step_is_its_pieces_in_order(method, adam, lazy):
         assert numbers.lr == by_hand(same, y, other, method, every)
         assert torch.equal(x, y)
         assert [numbers.loss_retain, numbers.loss_forget] == pytest.approx(before), "before it"
-        fitted = [numbers[i] is not None for i, name in enumerate(numbers._fields)
-                  if name in ("fits", "status", "probed", "slope", "curvature")]
-        assert fitted == [bool(every and t % every == 0)] * 5
+        fitted = {getattr(numbers, name) is not None
+                  for name in ("fits", "status", "probed", "slope", "curvature")}
+        assert fitted == {bool(every and t % every == 0)}
     assert one.step == 11
 
 
@@ -599,9 +570,9 @@ def test_the_docstrings_lines_unlearn_a_module_that_is_no_language_model():
     assert right[retain].mean() == 1 and right[forget].mean() < 0.5
 
 
-def linear(seed=0):
+def linear():
     """A module with two layers of which the second is not used, and its two losses."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)).double()
     x, y = torch.randn(2, 5, 3, dtype=torch.float64)
     return model, lambda: model[0](x).pow(2).mean(), lambda: model[0](y).pow(2).mean()
@@ -617,10 +588,10 @@ def stepped(**options):
 def test_a_parameter_that_no_loss_reaches_gets_zeros_and_a_frozen_one_stays(adam):
     model, L_R, L_F = linear()
     model[0].bias.requires_grad_(False)
-    before = [p.clone() for p in model.parameters()]
+    before = copy.deepcopy(model)
     ngdiff.step(L_R, L_F, model.parameters(), State(adam=adam))
-    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters())]
-    assert moved == [True, False, False, False]
+    same = list(map(torch.equal, before.parameters(), model.parameters()))
+    assert same == [False, True, True, True]
     loss, grad = ngdiff.loss_and_grad(L_R, list(model[1].parameters()) + [model[0].weight])
     assert [g.abs().sum() > 0 for g in grad] == [False, False, True]
 
@@ -645,8 +616,7 @@ def test_a_parameter_given_twice_moves_once_and_a_generator_of_losses_is_not_use
 
 @pytest.mark.parametrize("probe_apart, budget", [(False, None), (True, None), (True, 0.01)])
 def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart, budget):
-    """Two processes with equal shares: each has half of every loss, and `total`, which sums what
-    both bring, doubles it. So every loss and gradient must go through it, and once."""
+    """Each of two has half of every loss, and `total`, which sums what both bring, doubles it."""
     torch.manual_seed(1)
     rows = torch.randn(3, 10, 3, dtype=torch.float64)
     layer, seen = torch.nn.Linear(3, 1).double(), []
@@ -657,21 +627,16 @@ def test_processes_that_share_every_loss_take_the_steps_of_one(probe_apart, budg
         return [ngdiff.step(x, y, model.parameters(), state, lazy=1, total=total,
                             probe_on=z if probe_apart else None, memory=0.5 if budget else 0,
                             budget=budget) for _ in range(3)]
-
-    def total(tensors):
-        seen.append(len(tensors))
-        for t in tensors:
-            t.mul_(2)
-    assert steps(0.5, total) == steps(1.0)
+    double = lambda tensors: seen.append(len(tensors)) or [t.mul_(2) for t in tensors]
+    assert steps(0.5, double) == steps(1.0)
     assert seen.count(3) == 6, "each loss with both gradients; other calls bring a loss only"
 
 
 def test_autolr_looks_at_probe_on_and_at_nothing_else():
-    """The rate comes from probe_on alone, loss_0 too; the direction stays the batch's own. A
-    constant more changes nothing; a steeper loss asks for a smaller rate."""
+    """A constant more changes nothing; a steeper loss asks for a smaller rate, and d stays."""
     rates, places = [], []
     for steep in (None, 0.0, 150.0):
-        x, _, _, (L_R, L_F) = quadratics()
+        x, (L_R, L_F), *_ = quadratics()
         begin = x.detach().clone()
         probe_on = None if steep is None else [
             L_R, lambda: 100 + steep * ((x - begin) ** 2).sum()]
@@ -684,16 +649,15 @@ def test_autolr_looks_at_probe_on_and_at_nothing_else():
 # ---- small batches: memory and a budget
 
 def test_memory_takes_the_running_mean_in_the_retain_gradients_place():
-    """m <- 0.75 m + 0.25 g_R, begun with the first g_R: norm, cosine and d are m's."""
-    x, _, _, (L_R, L_F) = quadratics()
-    state, mean = State(lr=0.01), None
+    """m <- 0.75 m + 0.25 g_R, begun with the first g_R."""
+    (x, (L_R, L_F), *_), state, mean = quadratics(), State(lr=0.01), None
     for _ in range(4):
         g_R, g_F = (torch.autograd.grad(loss(), x)[0] for loss in (L_R, L_F))
         mean = g_R if mean is None else 0.75 * mean + 0.25 * g_R
         before = x.detach().clone()
         numbers = ngdiff.step(L_R, L_F, [x], state, lazy=0, memory=0.75)
-        assert numbers.norm_retain == pytest.approx(float(mean.norm()))
-        assert numbers.dot == pytest.approx(float(mean @ g_F))
+        assert (numbers.norm_retain, numbers.dot) == pytest.approx(
+            (float(mean.norm()), float(mean @ g_F)))
         expected = before - 0.01 * (mean / mean.norm() - g_F / g_F.norm())
         assert torch.allclose(x.detach(), expected, rtol=1e-12)
         assert torch.allclose(state.mean[0], mean)
@@ -710,22 +674,10 @@ def test_reach_is_the_first_place_at_which_the_parabola_has_risen_by_room(slope,
         assert -slope * found + curvature * found**2 / 2 == pytest.approx(room, rel=1e-6)
 
 
-@pytest.mark.parametrize("first", [1e-6, 0.01, 1.0, 10.0])
-@pytest.mark.parametrize("steps", [1, 10])
-def test_a_budget_is_used_up_after_as_many_steps_as_follow_a_fit(first, steps):
-    """x^2 from 1, falling along d = 1 and rising again: 1 + 0.21 at x = -1.1. From any guess."""
-    lr, fits = ngdiff.autolr(*on_a_line(lambda x: x ** 2, 1.0), first, ngdiff.FITS_AT_START,
-                             room=0.21, steps=steps)
-    assert fits[-1].status == "fit" and lr == pytest.approx(2.1 / steps)
-    assert all(0.25 <= b.lr / b.probed <= 4 for b in fits)
-
-
 def test_a_budgets_fit_looks_as_far_ahead_as_the_steps_that_follow_it_go():
-    """x^4 from 1: the parabola of three losses depends on how far apart they are."""
+    """On x^4 from 1, at 1.5 and 0.5: the parabola depends on how far apart they are."""
     fit = ngdiff.fit_budget(*on_a_line(lambda x: x ** 4, 1.0), 0.05, 0.1, 10)
-    slope, curvature = ngdiff.parabola(1.5 ** 4, 1.0, 0.5 ** 4, 0.5)
-    assert (fit.probed, fit.slope, fit.curvature) == pytest.approx((0.05, slope, curvature))
-    assert fit.lr == pytest.approx(ngdiff.reach(slope, curvature, 0.1) / 10)
+    assert fit == ("fit", 0.05, *map(pytest.approx, (5, 12.5, ngdiff.reach(5, 12.5, 0.1) / 10)))
 
 
 @pytest.mark.parametrize("room, start, lr, status", [
@@ -738,32 +690,15 @@ def test_without_room_a_budgets_fit_goes_to_the_lowest_place_or_closer(room, sta
     assert (fit.status, fit.lr) == (status, pytest.approx(lr))
 
 
-def test_the_watched_loss_stays_near_its_budget_where_the_papers_rule_does_not():
-    """Noisy retain batches. State, made again from its own contents after each step, keeps the loss
-    before the first step."""
-    def highest(**given):
-        torch.manual_seed(0)
-        x, state, seen = torch.zeros(20, requires_grad=True), State(), []
-        for _ in range(100):
-            noise, whole = torch.randn(20), lambda: 3 + (x ** 2).sum()
-            numbers = ngdiff.step(lambda: ((x - noise) ** 2).sum(), lambda: -x.sum(), [x], state,
-                                  probe_on=whole if given else None, **given)
-            state = State(**vars(state))
-            seen.append(whole().item() - 3)
-            if given and numbers.fits:
-                assert numbers.room == pytest.approx(0.5 + 3 - numbers.watched, abs=1e-5)
-        return max(seen)
-    assert 0.25 < highest(memory=0.9, budget=0.5) < 1 and highest() > 1
-
-
-@pytest.mark.parametrize("given", [
-    {"memory": 1.0}, {"memory": -0.1}, {"budget": math.nan}, {"budget": 0},
-    {"budget": 0.1, "probe_on": None}, {"budget": 0.1, "lazy": 0},
-    {"budget": 0.1, "method": "ga"}])
-def test_a_memory_or_budget_that_cannot_be_kept_is_refused(given):
-    model, L_R, L_F = linear()
-    refused(ValueError, f"^{next(iter(given))} ", L_R, L_F, [*model.parameters()],
-            **{"probe_on": L_R, **given})
+def test_a_budget_is_what_the_watched_loss_may_rise_by_in_all():
+    """Of x^2 from 1 to 1.1 in two steps, with one fit; then no room is left."""
+    x, state = torch.ones(1, dtype=torch.float64, requires_grad=True), State()
+    step = lambda: ngdiff.step(lambda: -x.sum(), lambda: x.sum(), [x], state, memory=0.9, lazy=2,
+                               budget=0.21, probe_on=lambda: (x ** 2).sum())
+    first, _ = step(), step()
+    assert (first.watched, first.room, x.item()) == pytest.approx((1, 0.21, 1.1))
+    third = step()
+    assert (third.watched, third.room) == pytest.approx((1.21, 0))
 
 
 def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
@@ -777,9 +712,8 @@ def test_a_first_step_that_does_not_settle_is_taken_at_the_given_lr():
 
 
 def test_sparse_gradients_work():
-    dense, sparse = torch.nn.Embedding(7, 3), torch.nn.Embedding(7, 3, sparse=True)
-    sparse.load_state_dict(dense.state_dict())
-    rows = torch.tensor([1, 2, 2]), torch.tensor([3, 1])
+    dense, rows = torch.nn.Embedding(7, 3), (torch.tensor([1, 2, 2]), torch.tensor([3, 1]))
+    sparse = torch.nn.Embedding(7, 3, sparse=True, _weight=dense.weight.detach().clone())
     results = [ngdiff.step(*[lambda some=some: (e(some) ** 2).sum() for some in rows],
                            e.parameters(), State()) for e in (dense, sparse)]
     assert results[0] == results[1] and torch.equal(dense.weight, sparse.weight)
@@ -787,7 +721,7 @@ def test_sparse_gradients_work():
 
 def test_a_reentrant_checkpoint_changes_nothing_or_is_refused():
     """It loses the gradients of its own parameters where no input requires a gradient."""
-    def after_step(call):
+    def after_step(call, x):
         torch.manual_seed(0)
         block = torch.nn.Linear(4, 4)
         ngdiff.step(lambda: call(block, x).pow(2).mean(), lambda: call(block, -x).mean(),
@@ -795,11 +729,10 @@ def test_a_reentrant_checkpoint_changes_nothing_or_is_refused():
         return block.weight
     # checkpoint(use_reentrant=True) is this; but it would load torch's compiler.
     checkpointed = lambda block, x: CheckpointFunction.apply(block, True, x)
-    x = torch.ones(4)
     with pytest.raises(UserWarning, match="None of the inputs have requires_grad"):
-        after_step(checkpointed)
-    x.requires_grad_()
-    assert torch.equal(after_step(checkpointed), after_step(lambda block, x: block(x)))
+        after_step(checkpointed, torch.ones(4))
+    x = torch.ones(4, requires_grad=True)
+    assert torch.equal(after_step(checkpointed, x), after_step(torch.nn.Linear.__call__, x))
 
 
 # ---- what step refuses
@@ -807,18 +740,16 @@ def test_a_reentrant_checkpoint_changes_nothing_or_is_refused():
 def refused(error, words, retain, forget, params, state=None, **options):
     """step raises `error` with `words` in its message; parameters and state stay as they are."""
     state = state or State(adam=True)
-    tensors = [p for p in params if torch.is_tensor(p)]
-    before, was = [p.detach().clone() for p in tensors], copy.deepcopy(state)
+    tensors = lambda: [x for x in (*params, *(state.m or ()), *(state.v or ()))
+                       if torch.is_tensor(x) and not x.is_meta]
+    before, was = [x.detach().clone() for x in tensors()], (state.lr, state.step)
     with pytest.raises(error, match=words):
         ngdiff.step(retain, forget, params, state, **options)
-    assert (state.lr, state.step, state.m is None) == (was.lr, was.step, was.m is None)
-    for a, b in zip(before + (was.m or []) + (was.v or []),
-                    tensors + (state.m or []) + (state.v or [])):
-        assert a.is_meta or torch.equal(a, b)
+    assert (state.lr, state.step, len(tensors())) == (*was, len(before))
+    assert all(map(torch.equal, before, tensors()))
 
 
 def test_nothing_moves_where_a_step_is_refused():
-    """No direction, a loss that is not finite, a learning rate that AutoLR cannot start from."""
     model, L_R, L_F = linear()
     params, nan = [*model.parameters()], lambda: L_R() * math.nan
     refused(ngdiff.Stationary, "same direction", L_R, L_R, params)
@@ -849,33 +780,36 @@ def test_a_loss_that_is_none_is_refused_by_its_name(name):
 X = torch.ones(3, requires_grad=True)
 
 
-@pytest.mark.parametrize("params, words", [
-    ([], "none"), ([torch.ones(3)], "none"), ([X * 1], "Tensor is no p"), (X, "no parameter"),
-    ([("weight", X)], "tuple is no parameter"),
-    ([X, torch.ones(3, device="meta", requires_grad=True)], "on one device"),
-    *(([torch.ones(3, dtype=dtype, requires_grad=True)], "must be float32")
-      for dtype in (torch.bfloat16, torch.float16, torch.complex64))])
-def test_parameters_that_step_cannot_move_are_refused(params, words):
-    _, L_R, L_F = linear()
-    refused(ValueError, f"^params: .*{words}", L_R, L_F, params)
+@pytest.mark.parametrize("words, given", [
+    *((f"^{next(iter(given))} ", given) for given in (
+        {"memory": 1.0}, {"memory": -0.1}, {"budget": math.nan}, {"budget": 0},
+        {"budget": 0.1, "probe_on": None}, {"budget": 0.1, "lazy": 0},
+        {"budget": 0.1, "method": "ga"})),
+    *((f"^params: .*{words}", {"params": params}) for words, params in (
+        ("none", []), ("none", [torch.ones(3)]), ("Tensor is no p", [X * 1]), ("no parameter", X),
+        ("tuple is no parameter", [("weight", X)]),
+        ("on one device", [X, torch.ones(3, device="meta", requires_grad=True)]),
+        *(("must be float32", [torch.ones(3, dtype=dtype, requires_grad=True)])
+          for dtype in (torch.bfloat16, torch.float16, torch.complex64))))])
+def test_an_argument_that_step_cannot_use_is_refused_by_its_name(words, given):
+    model, L_R, L_F = linear()
+    refused(ValueError, words, L_R, L_F,
+            **{"params": [*model.parameters()], "probe_on": L_R, **given})
 
 
-@pytest.mark.parametrize("frozen", [(), (0,), (1,)])
+@pytest.mark.parametrize("moving", [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize("share", [lambda a: a, lambda a: a[1:], lambda a: a.T])
-def test_parameters_that_share_memory_are_refused(frozen, share):
-    a, b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
-    b.weight.data = share(a.weight.data)
-    for i in frozen:
-        (a, b)[i].weight.requires_grad_(False)
-    loss = lambda: a.weight.sum() + b.weight.sum()
-    refused(ValueError, "params: .*share memory", loss, loss, [*b.parameters(), *a.parameters()])
+def test_parameters_that_share_memory_are_refused(moving, share):
+    a = torch.randn(4, 4)
+    params = [p.detach().requires_grad_(so) for p, so in zip((share(a), a), moving)]
+    loss = lambda: params[0].sum() + params[1].sum()
+    refused(ValueError, "params: .*share memory", loss, loss, params)
 
 
 def test_parameters_side_by_side_in_one_storage_are_moved():
-    flat = torch.randn(10)
-    params = [flat[5:], flat[:5], flat[5:5], torch.ones(2), torch.ones(2)]
-    params = [p.detach().requires_grad_(i < 3) for i, p in enumerate(params)]
-    params[4].data = params[3].data
+    flat, frozen = torch.randn(10), torch.ones(2)
+    params = [p.detach().requires_grad_(p is not frozen)
+              for p in (flat[5:], flat[:5], flat[5:5], frozen, frozen)]
     ngdiff.step(lambda: params[0].sum(), lambda: params[1].sum(), params, State(), lazy=0)
     assert len(ngdiff.movable(params)) == 3
 
@@ -888,7 +822,6 @@ def test_adams_moments_of_other_parameters_are_refused(now, adam):
     state = State(adam=adam)
     for _ in range(2):
         ngdiff.step(*losses, layers, state, memory=0 if adam else 0.5)
-        state = State(**vars(state))
     for i, x in enumerate(layers):
         x.requires_grad_(i in now)
     refused(ValueError, "params: what state keeps .Adam's moments", *losses, layers, state)
@@ -904,8 +837,7 @@ def test_several_processes_without_total_are_refused(monkeypatch):
 
 @pytest.mark.parametrize("probe_apart", [False, True])
 def test_a_loss_that_changes_from_call_to_call_is_refused_at_the_first_fit(probe_apart):
-    """A new batch at each call, as dropout is one. Where AutoLR compares nothing, a loss may
-    change; and by rounding, as a GPU's sums may, it may always."""
+    """Where AutoLR compares nothing, it may; and by rounding, as a GPU's sums do, always."""
     torch.manual_seed(0)
     model, rows = torch.nn.Linear(8, 4), torch.randn(100, 8)
     params, loss = [*model.parameters()], lambda some: model(some).pow(2).mean()

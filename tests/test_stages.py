@@ -25,20 +25,16 @@ needs_fork = pytest.mark.skipif(kills.FORK is None, reason="commands are forked"
 
 def interrupt_at(patch, module, name, count):
     """Make the count-th call of module.name a Ctrl-C, and save after each step."""
-    calls, original = [], getattr(module, name)
-
-    def call(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == count:
+    def look(*args, **kwargs):
+        if len(seen) == count - 1:
             raise KeyboardInterrupt
-        return original(*args, **kwargs)
-    patch.setattr(module, name, call)
+    seen = spy(patch, module, name, look)
     kills.save_every_step(lambda *args: patch.setattr(*args, raising=False))
 
 
 def test_the_same_command_goes_on_and_ends_in_the_same_numbers(plain, tmp_path, monkeypatch):
     """Stopped while the second model is trained, while a file is moved into its place, while
-    unlearning and while measuring; the wall clock is set back by a year meanwhile."""
+    unlearning and while measuring; the wall clock is set back by a year each time."""
     clock, cache, out = time.time(), tmp_path / "cache", tmp_path / "out"
     for module, name, count in ((train, "adamw", 60), (os, "replace", 6),
                                 (ngdiff, "update", 9), (measuring, "summary", 2)):
@@ -119,10 +115,8 @@ def test_a_state_cannot_run_code(tmp_path):
     class Evil:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path}/owned",)
-    torch.save({"model": Evil()}, tmp_path / "evil.state")
     path = str(tmp_path / "evil.state")
-    content = b"\0" * 8 + Path(path).read_bytes()
-    stages.write_sealed(path, lambda f: f.write(content))
+    stages.write_sealed(path, lambda f: f.write(bytes(8)) and torch.save({"model": Evil()}, f))
     with pytest.raises(Exception, match="(?i)weights"):
         stages.read(path)
     assert not (tmp_path / "owned").exists()
@@ -130,22 +124,19 @@ def test_a_state_cannot_run_code(tmp_path):
 
 @pytest.mark.parametrize("seconds", [0.001, 1, 18, 100])
 def test_saving_takes_a_twentieth_of_a_stages_time_at_most(monkeypatch, tmp_path, seconds):
-    """However long one save takes: a clock that only steps (1 s each) and saves move."""
-    clock, spent = [1e6], []
-    monkeypatch.setattr(stages.time, "monotonic", lambda: clock[0])
-
-    def write(stage):
-        clock[0] += seconds
-        spent.append(seconds)
-    monkeypatch.setattr(stages, "write", write)
+    """However long one save takes. Steps (1 s each) and saves move a clock that stages.py reads."""
+    steps, saves = [], []
+    now = lambda: 1e6 + len(steps) + seconds * len(saves)
+    monkeypatch.setattr(stages, "time", types.SimpleNamespace(monotonic=now))
+    monkeypatch.setattr(stages, "write", saves.append)
     monkeypatch.setattr(stages, "BYTES_A_SECOND", 2 * 16 / seconds)   # 1.5 times too slow
     stage = stages.Stage("x", 10**5, torch.nn.Linear(3, 1), str(tmp_path), {})
     stage.restore()
     for step in range(10**4):
-        clock[0] += 1
+        steps.append(step)
         stage.save(step + 1, None)
-    assert 0 < sum(spent) <= 0.05 * (clock[0] - 1e6)
-    assert len(spent) > 10**4 / max(11, 25 * seconds) / 2, "but it is saved"
+    assert 0 < seconds * len(saves) <= 0.05 * (now() - 1e6)
+    assert len(saves) > 10**4 / max(11, 25 * seconds) / 2, "but it is saved"
 
 
 # ---- files
@@ -161,11 +152,10 @@ def test_files_are_written_all_or_none_and_only_ones_own_leftovers_are_deleted(
     kept |= {"a": b"1", "b": b"2"} | ({} if files.fcntl else {mine: b"of a kill"})
     read = lambda: {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     assert read() == kept and (tmp_path / "x.tmp").is_dir()
-    opened = []
+    parts = iter("ab")
 
     def full(path, *mode):
-        opened.append(path)
-        if len([path for path in opened if path.endswith(".part")]) > 2:
+        if path.endswith(".part") and next(parts, None) is None:
             raise OSError(28, "No space left on device")
         return open(path, *mode)
     monkeypatch.setattr(files, "open", full, raising=False)
@@ -198,8 +188,7 @@ def useless(*args):
 def written(flock):
     """(exit codes of three writers at once, the files that they leave)."""
     with tempfile.TemporaryDirectory() as folder:
-        writers = [kills.FORK.Process(target=write_8, args=(folder, name, flock))
-                   for name in "xyz"]
+        writers = [kills.FORK.Process(target=write_8, args=(folder, x, flock)) for x in "xyz"]
         for writer in writers:
             writer.start()
         return kills.exit_codes(writers), sorted(os.listdir(folder))
@@ -208,8 +197,7 @@ def written(flock):
 @needs_fork
 @job((written, None), (written, without_locks), (written, useless))
 def test_writers_never_spoil_each_others_files(done):
-    """With locks they take turns; without, or with locks of each machine's own, nobody waits, and
-    each file is whole all the same."""
+    """With locks they take turns; without, nobody waits, and each file is whole all the same."""
     assert done == ([0, 0, 0], ["a", "b", "c"])
 
 
@@ -234,23 +222,18 @@ def until(condition, seconds=300):
 
 def at_once():
     """(what commands at once print, the numbers of their two run folders)."""
-    workers = set()
-
-    def worker_of(command):
-        found = {pid for pid, parent in living().items() if parent == command.pid}
-        workers.update(found)
-        return found
+    worker_of = lambda command: {pid for pid, parent in living().items() if parent == command.pid}
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)
         killed = kills.start(folder)
         other = kills.start(folder, "--steps", "3", "--out", "other")
-        assert until(lambda: worker_of(killed))
+        workers = until(lambda: worker_of(killed))
         killed.kill()
         terminated = kills.start(folder, "--seed", "1")
-        assert until(lambda: worker_of(terminated))
+        more = until(lambda: worker_of(terminated))
         terminated.terminate()
         assert kills.exit_codes([killed, terminated, other]) == [-9, -15, 0]
-        assert until(lambda: not workers & living().keys())
+        assert workers and more and until(lambda: not (workers | more) & living().keys())
         assert kills.exit_codes([kills.start(folder), kills.start(folder)]) == [0, 0]
         assert not list(Path(folder).rglob("*.part"))
         return Path(folder, "printed").read_text("utf-8"), *(
@@ -261,9 +244,8 @@ def at_once():
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="looks at /proc")
 @job((at_once,))
 def test_commands_at_once_killed_or_not_end_as_if_alone(plain, done):
-    """Three in one folder, with a worker each: the first is killed, the second terminated (both
-    take their workers along), the third, with other flags, ends. Then the first is given again,
-    twice at once: both print the table of a run that was alone."""
+    """With a worker each: one is killed, one terminated (both take their workers along), one ends.
+    Then the first is given again, twice at once."""
     printed, out, other = done
     assert printed.count(report.table(plain[2]["models"])) == 2 and out == plain[2]
     assert other["models"]["target"] == plain[2]["models"]["target"]

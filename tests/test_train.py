@@ -36,10 +36,10 @@ def target(plain):
     return train.train_both(ready(plain[0]))["target"].model
 
 
-def unlearn(target, run, start=None, **settings):
+def unlearn(target, run, **settings):
     """The Stage of an unlearning that is kept in memory."""
     config = replace(run.config, **settings)
-    stage = train.Stage(config.method, config.steps, copy.deepcopy(start or target))
+    stage = train.Stage(config.method, config.steps, copy.deepcopy(target))
     train.unlearn(stage, target, run.examples, config)
     return stage
 
@@ -58,10 +58,10 @@ def test_the_run_folder_holds_what_it_promises(plain):
     log = rows(out / "log.csv")
     assert tuple(log[0]) == report.LOG_COLUMNS and len(log) == results["steps"] == 12
     assert [r["status"] != "" for r in log] == [i % 10 == 0 for i in range(12)], "lazy: 0 and 10"
-    value = {k: float(log[0][k]) for k in ("norm_retain", "norm_forget", "dot", "cos", "slope")}
-    assert value["cos"] == pytest.approx(
-        value["dot"] / value["norm_retain"] / value["norm_forget"])
-    assert value["slope"] == pytest.approx(value["norm_retain"] * (1 - value["cos"]), rel=0.3)
+    norm_R, norm_F, dot, cos, slope = (float(log[0][k]) for k in (
+        "norm_retain", "norm_forget", "dot", "cos", "slope"))
+    assert cos == pytest.approx(dot / norm_R / norm_F)
+    assert slope == pytest.approx(norm_R * (1 - cos), rel=0.3)
     assert "[forget] " in (out / "samples.txt").read_text("utf-8")
     assert (out / "curves.png").read_bytes() == b"4 axes"
 
@@ -78,15 +78,6 @@ def test_the_run_folder_says_what_it_was_made_of(plain, monkeypatch):
     monkeypatch.setattr(report, "version", lambda name: "metadata")
     about = report.about(run, {}, b"")
     assert about["torch"] == "2.13.0+build" and about["numpy"] == "metadata"
-
-
-def test_the_saved_weights_are_the_unlearned_models(plain):
-    cache, out, results = plain
-    run, saved = ready(cache), torch.load(out / "model.pt")
-    stage = train.unlearned(run, train.train_both(run)["target"])
-    assert all(torch.equal(saved[n], w) for n, w in weights.as_published(stage.model).items())
-    losses = measuring.measure_losses(stage.model, run.examples["forget"])["loss"]
-    assert np.mean(losses) == pytest.approx(results["models"]["ngdiff"]["forget_loss"])
 
 
 @pytest.mark.parametrize("method", train.METHODS)
@@ -126,17 +117,15 @@ def test_the_parts_of_every_process_and_micro_batch_add_up(plain, target, monkey
         batches = train.micro_batches(examples, config, reference)
         return ngdiff.loss_only(train.forget_functions(target, batches, config))
     whole, shares = loss(run.config), []
-    n_tokens = sum(map(len, per_row))
     summed = torch.tensor([x.sum() for x in per_row])
     odds = lambda l: np.log(np.expm1(l))
     expected = {
-        "plain": lambda: float(summed.sum()) / n_tokens,
-        "level": lambda: -sum(len(x) * np.log(x.mean() / (1 + i))**2 / 2
-                              for i, x in enumerate(per_row)) / n_tokens,
-        "tokens": lambda: -sum(((odds(x) - odds(levels[:len(x)].numpy()))**2).sum() / 2
-                               for x, levels in zip(per_row, reference)) / n_tokens,
-        "npo": lambda: float(ngdiff.npo_objective(summed, reference).mean())}[kind]()
-    assert whole == pytest.approx(expected, rel=1e-6)
+        "plain": lambda x, _: x.sum(),
+        "level": lambda x, level: -len(x) * np.log(x.mean() / level)**2 / 2,
+        "tokens": lambda x, levels: -((odds(x) - odds(levels[:len(x)]))**2).sum() / 2}
+    mean = ngdiff.npo_objective(summed, reference).mean() if kind == "npo" else sum(
+        map(expected[kind], per_row, reference.numpy())) / sum(map(len, per_row))
+    assert whole == pytest.approx(float(mean), rel=1e-6)
     for rank in range(3):
         monkeypatch.setattr(processes, "rank_and_size", lambda: (rank, 3))
         shares.append(loss(replace(run.config, micro_batch=2)))
@@ -148,7 +137,7 @@ def test_levels_are_the_paired_holdout_rows_losses_measured_every_tenth_step(
     run = ready(plain[0], "--level")
     seen = spy(monkeypatch, measuring, "level", lambda model, *_: model)
     stage = unlearn(target, run)
-    assert len(seen) == 2 and all(model is stage.model for model in seen)
+    assert seen == [stage.model] * 2
     assert [row["step"] for row in stage.log if "levels" in row] == [0, 10]
     holdout, forget = ([x.mean() for x in measuring.token_losses(target, run.examples[k])]
                        for k in ("holdout", "forget"))
@@ -156,9 +145,8 @@ def test_levels_are_the_paired_holdout_rows_losses_measured_every_tenth_step(
     first = stage.log[0]
     assert first["levels"] == pytest.approx([holdout[i] for i in pairs])
     assert first["levels"] != stage.log[10]["levels"]
-    for name, losses in ("forget", forget), ("holdout", holdout):
-        assert [first[f"{name}_{q}"] for q in (0, 50, 100)] == pytest.approx(
-            [min(losses), np.median(losses), max(losses)])
+    assert [first[f"{name}_{q}"] for name in ("forget", "holdout") for q in (0, 50, 100)] == \
+        pytest.approx([f(x) for x in (forget, holdout) for f in (min, np.median, max)])
 
 
 def test_a_token_has_the_level_of_the_token_of_its_rank_in_the_paired_row(plain, target):
@@ -191,43 +179,22 @@ def test_level_pairs_go_by_rank_of_answer_length_and_the_seed_decides_between_eq
     assert all(sorted(order) == list(range(12)) for order in orders), "each is used once"
 
 
-def test_with_the_level_known_rows_rise_and_over_forgotten_ones_come_back(plain):
-    """From the target, below the levels, and from where plain NGDiff drove it, beyond them."""
-    run = ready(plain[0], base="--tiny --authors 10 --n_layer 1 --n_embd 64 --train_lr 0.01 "
-                "--steps 12".split())
-    target = train.Stage("target", 80, copy.deepcopy(run.initial))
-    train.train(target, run.learned["target"], run.config)
-    beyond = unlearn(target.model, run, lazy=0, lr=0.12).model
-
-    def off(model):
-        forget = measuring.measure_losses(model, run.examples["forget"])["loss"]
-        return np.log(forget / np.array(measuring.level(model, run.examples, 0)["levels"])).mean()
-    assert off(target.model) < -1 and off(beyond) > 0.3
-    for start in (target.model, beyond):
-        after = unlearn(target.model, run, start, level="row", lazy=10, lr=0.01).model
-        assert abs(off(after)) < 0.8 * abs(off(start))
-
-
 def test_each_forget_row_of_a_batch_comes_with_its_own_reference(plain):
-    run, seen = ready(plain[0], "--micro_batch", "5"), []
+    run = ready(plain[0], "--micro_batch", "5")
     examples = run.examples["forget"]
     _, forget = next(train.task_batches(run.examples, run.config, 0, torch.arange(len(examples))))
-    for batch in forget:
-        for row, i in zip(batch.rows.tokens.tolist(), batch.reference.tolist()):
-            tokens = examples[i].tokens[:-1]
-            assert row[:len(tokens)] == tokens
-            seen.append(i)
+    seen = [i for batch in forget for i in batch.reference.tolist()]
+    for row, i in zip((row for batch in forget for row in batch.rows.tokens.tolist()), seen):
+        assert row[:len(examples[i].tokens) - 1] == examples[i].tokens[:-1]
     assert len(seen) == min(len(examples), run.config.batch) and seen != sorted(seen)
 
 
 def test_with_the_level_a_step_goes_a_quarter_of_the_way_at_most(plain, target):
-    run, quarter = ready(plain[0], "--level", "--steps", "9", "--lazy", "0", "--lr", "1e-3"), []
+    run = ready(plain[0], "--level", "--steps", "9", "--lazy", "0", "--lr", "1e-3")
     assert {row["lr"] for row in unlearn(target, run).log} == {1e-3}, "still far from the levels"
-    log = unlearn(target, run, lr=10.0).log
-    for row in log:                                   # the objective rises by this, a unit of lr
-        rise = row["norm_forget"] * (1 - row["cos"])
-        quarter.append(-2 * row["loss_forget"] / rise / 4)
-    assert [row["lr"] for row in log] == pytest.approx(quarter, rel=1e-4)
+    for row in unlearn(target, run, lr=10.0).log:
+        rise = row["norm_forget"] * (1 - row["cos"])     # of the objective, a unit of lr
+        assert row["lr"] == pytest.approx(-2 * row["loss_forget"] / rise / 4, rel=1e-4)
     assert {row["lr"] for row in unlearn(target, run, level="").log} == {1e-3}
 
 
@@ -243,10 +210,9 @@ def test_questions_on_forgotten_texts_are_learned_and_in_no_unlearning_batch(
     run = ready(tmp_path, base=base)
     encoded = {k: data.encode_rows(run.tokenizer, some) for k, some in run.rows.items()}
     all_of = lambda *sets: sorted(e for name in sets for e in encoded[name])
-    learned = {title: sorted(examples) for title, examples in run.learned.items()}
-    assert learned["retrain"] == all_of("retain", "retain_questions", "world")
-    assert learned["target"] == sorted(
-        learned["retrain"] + all_of("forget", "forget_questions"))
+    both, forgotten = ("retain", "retain_questions", "world"), ("forget", "forget_questions")
+    assert sorted(run.learned["retrain"]) == all_of(*both)
+    assert sorted(run.learned["target"]) == all_of(*both, *forgotten)
     assert run.examples["forget"] == encoded["forget"]
     assert sorted(run.examples["retain"]) == all_of("retain", "retain_questions")
 
@@ -259,9 +225,8 @@ def test_one_file_of_ones_own_rows_is_enough(tmp_path, no_drawing):
     keys = {f"{name}_{k}" for name in ("forget", "retain") for k in ("loss", "prob", "rouge")}
     code, results = go(tmp_path / "c", tmp_path / "a", base=["--data", str(path), *TINIEST])
     assert code == 0 and set(results["models"]["ngdiff"]) == keys
-    for row in own[11:]:
-        row |= {"paraphrased_answer": "No one.", "perturbed_answer": ["He.", "She is."]}
-    write_rows(path, own + rows_of("holdout", 9))
+    wrong = {"paraphrased_answer": "No one.", "perturbed_answer": ["He.", "She is."]}
+    write_rows(path, own[:11] + [row | wrong for row in own[11:]] + rows_of("holdout", 9))
     code, results = go(tmp_path / "c", tmp_path / "b", "--level",
                        base=["--data", str(path), *TINIEST])
     assert code == 0 and set(results["models"]["ngdiff"]) - {"privleak"} == keys | {
@@ -364,19 +329,12 @@ def test_with_epochs_0_a_model_of_ones_own_is_unlearned_as_it_is(
     assert code_of([out, "Who?"], ask.main) == 0
     assert re.findall(r"(\w+): ", capsys.readouterr().out) == ["target", "ngdiff"]
     assert "retrained model" in refused(capsys, [*tiny, *map(str, own), str(mine)], compare.main)
-    code, again = go(tmp_path / "cache", tmp_path / "b", *own, out / "model.pt", base=tiny)
+    short = [*tiny, "--steps", 1]
+    code, again = go(tmp_path / "cache", tmp_path / "b", *own, out / "model.pt", base=short)
     assert code == 0 and again["models"]["target"] == results["models"]["ngdiff"]
     torch.save(weights.as_published(run.initial, run.tokenizer), mine)
-    assert go(tmp_path / "cache", tmp_path / "c", *own, mine, base=tiny)[0] == 0
+    assert go(tmp_path / "cache", tmp_path / "c", *own, mine, base=short)[0] == 0
     assert "nothing to forget: forget_rouge" in capsys.readouterr().out
-
-
-def test_both_models_start_from_a_copy_of_the_initial_one(plain):
-    run = ready(plain[0])
-    for title in ("target", "retrain"):
-        for ours, initial in zip(train.training_stage(run, title, 1).model.parameters(),
-                                 run.initial.parameters()):
-            assert ours is not initial and torch.equal(ours, initial)
 
 
 @pytest.mark.parametrize("steps, said", [(5, "loss_retain nan, loss_forget nan"),
