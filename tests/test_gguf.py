@@ -298,10 +298,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_file_is_refused_in_one_line_before_anything_large_is_allocated(tmp_path, case):
+def test_a_bad_file_is_refused_in_one_line_before_anything_large_is_allocated(
+        loaded, tmp_path, case):
     content, named = BAD[case]
     (tmp_path / "odd.gguf").write_bytes(content)
-    tracemalloc.start()
+    tracemalloc.start()               # `loaded`: what torch imports for a model is there already
     try:
         with pytest.raises(ValueError, match=rf"odd\.gguf.*{named}") as caught:
             weights.initial_model(train.Config(init=str(tmp_path / "odd.gguf")), ROWS)
@@ -395,7 +396,6 @@ def test_the_hubs_folder_gives_the_model_and_the_tokens_of_the_gguf_file(
     ("should lie beside", {}, dict.fromkeys(TOKENIZER, ...))])
 def test_a_hubs_folder_that_lacks_a_file_or_asks_for_something_else_is_refused(
         loaded, tmp_path, said, config, tokenizer):
-    """A model that would compute, or a text that would be cut, in another way."""
     both = [{k: x for k, x in some.items() if x is not ...}
             for some in (HUB | NEW | config, TOKENIZER | tokenizer)]
     path = folder(tmp_path / "hub", loaded[1], *both)
