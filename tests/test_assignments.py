@@ -307,6 +307,7 @@ EDITS = {       # what a student does besides the task. Must it keep all points?
     "two constants": (edited("assert ONE + TWO == 5", "ONE, TWO = 1, 2\nONE: int = 3\n"), True),
     "annotations of the future": (edited(first="from __future__ import annotations").replace(
         "twice(x)", "twice(x) -> No"), True),
+    "a class of one's own": (edited("Own().x", "class Own:\n    x = 1\n\n\n"), True),
     "a class's __init__": (SMALL.replace("self.a = a", "self.a, self.my = a, 1").replace(
         "return self.a", "assert self.my == 1\n        return self.a"), True),
     "formatted anew": (ast.unparse(ast.parse(SMALL)), True),
