@@ -2,11 +2,9 @@
 
 Without a GPU: float32, the shape of train.py --tiny, a minute on two cores. With a GPU: GPT-2 124M
 and XL, bfloat16 autocast over float32 parameters, first as they are and then through torch.compile.
-Weights and tokens are random.
-
-Tasks to be compared run in turn, A B C A B C ...: three rounds to warm up, then n that count. A
-value is the median over the rounds. A ratio divides it by what stands under `to`, round by round,
-and is the median of that: what slows the machine for a second slows both sides.
+Weights and tokens are random. Tasks run in turn, A B C A B C ...: three rounds to warm up, then n
+that count. A value is the median over the rounds. A ratio is the median of value / `to`, round by
+round: what slows the machine for a second slows both sides.
   limit        product of two square matrices, in the type that the model's products have
   products     the matrix products of both passes, forward and backward, with attention's (the
                causal half): at best as fast as the limit. Norms, GELU, softmax, loss do not count

@@ -37,8 +37,7 @@ class Row(NamedTuple):
     why: str             # if they differ
 
 
-def use(name):
-    return importlib.import_module(name)
+use = importlib.import_module
 
 
 # ---- theirs, where it takes more than a line
@@ -100,18 +99,14 @@ def pcgrad(*rows):
 
 def torchjd(name, **settings):
     """One of torchjd's aggregators, of gradients that are to be followed."""
-    def d(*rows):
-        return getattr(use("torchjd.aggregation"), name)(**settings)(torch.tensor(rows))
-    return d
+    return lambda *g: getattr(use("torchjd.aggregation"), name)(**settings)(torch.tensor(g))
 
 
 # ---- ours
 
 def direction(method):
     """d of ngdiff.py for a retain gradient and a forget gradient's negative."""
-    def d(retain, minus_forget):
-        return bisector.shipped(np.array(retain), -np.array(minus_forget), method)
-    return d
+    return lambda g_R, minus: bisector.shipped(np.array(g_R), -np.array(minus), method)
 
 
 def unit(function):

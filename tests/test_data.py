@@ -12,7 +12,7 @@ import pytest
 
 import data
 from conftest import write_rows
-from data import END, collate, encode, encode_rows, mini_tofu, shuffled, word_tokenizer
+from data import END, encode, mini_tofu, shuffled, word_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +115,6 @@ def test_a_row_is_its_question_its_answer_and_the_end_of_text(mini):
     asked, answer = map(mini[1].encode_ordinary, ("Who?\n", " Bob"))
     assert encode(mini[1], "Who?", "Bob") == ([*asked, *answer, end], len(asked))
     assert encode(mini[1], "", "Bob") == ([end, *answer, end], 1), "the end of another text"
-
-
-def test_a_batch_is_its_rows_padded_on_the_right(mini):
-    rows, tokenizer = mini
-    some = encode_rows(tokenizer, rows["retain"][:5] + rows["world"][:2])
-    batch = collate(some)
-    T = max(len(e.tokens) for e in some) - 1
-    assert batch.tokens.tolist() == [e.tokens[:-1] + [0] * (T - len(e.tokens) + 1) for e in some]
-    labelled = [(i * T + t, tokens[t + 1]) for i, (tokens, n_prompt) in enumerate(some)
-                for t in range(n_prompt - 1, len(tokens) - 1)]
-    assert list(zip(*(x.tolist() for x in batch[1:]))) == labelled
 
 
 def test_an_epoch_is_a_permutation_and_a_later_start_sees_the_same_batches():

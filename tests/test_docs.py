@@ -44,8 +44,6 @@ def test_line_counts_of_the_reading_order_are_true_to_a_tenth(name, said):
     assert abs(count(name) - int(said)) <= 0.1 * count(name), f"{name} has {count(name)} lines"
 
 
-# ---- commands
-
 def test_the_readmes_two_commands_set_everything_up_and_differ_in_their_end_only():
     """.ci/run takes them from the README by the same pattern."""
     pattern = r"^    (python3 -m venv .*)$"
@@ -73,8 +71,6 @@ def test_every_command_module_link_and_flag_of_a_page_is_there(page, tmp_path, m
         assert set(re.findall(r"`--(\w+)", text)) <= flags
 
 
-# ---- names
-
 def numbers_of(**others):
     """What `measuring.measure` gives of a set of rows, as far as `summary` looks at it."""
     numbers = dict.fromkeys(("loss", "min_k", "rouge", "log_ratio"), np.arange(1.0, 10))
@@ -100,8 +96,6 @@ def test_the_table_of_other_packages_has_what_this_project_gives():
         [row.quantity, row.package.replace("==", " "), peers.value(row.ours, row.input)]
         for row in peers.ROWS]
 
-
-# ---- versions
 
 def test_the_versions_of_the_readmes_numbers_keep_to_the_lower_bounds():
     text = (ROOT / "requirements.txt").read_text("utf-8")

@@ -356,14 +356,15 @@ def test_a_mistake_gets_one_line(capsys, tmp_path, monkeypatch, module, argv, na
     assert named in refused(capsys, argv.split(), module.main) and not list(tmp_path.iterdir())
 
 
-# ---- batches
-
 def test_batches_compare_the_four_ways_on_the_same_steps(words, tmp_path, monkeypatch):
     monkeypatch.setattr(batches, "SIZES", (4, 6))
     steps = spy(monkeypatch, batches.ngdiff, "step", lambda retain, *_, probe_on, budget, memory: (
         [f.args[1].rows.tokens.tolist() for f in (retain[0], probe_on[0])], budget, memory))
+    maps = spy(monkeypatch, report, "png", lambda fig, *_: [
+        [t.get_text() for t in ax.texts] for ax in fig.axes if ax.get_title() and ax.get_xlabel()])
     batches.main(["--seeds", "1", *words, "--steps", "2", "--out", str(tmp_path)])
     done = saved(tmp_path / "batches.json")
+    assert maps == [[[f"{row['ends'][0][k]:.2f}" for row in done] for k in ("retain_prob", "off")]]
     assert [(row["way"], row["rows"]) for row in done] == [
         (way, size) for way in batches.WAYS for size in (4, 6)]
     printed, another, budget, both = (steps[i:i + 4] for i in range(0, 16, 4))
@@ -376,12 +377,3 @@ def test_batches_compare_the_four_ways_on_the_same_steps(words, tmp_path, monkey
     assert [own for (own, _), *_ in printed] == [own for (own, _), *_ in both]
     text = (tmp_path / "table.txt").read_text("utf-8")
     assert text.count("\n") == 9 and all(way in text for way in batches.WAYS)
-
-
-def test_a_map_of_the_batches_has_a_cell_for_each_way_and_size():
-    found = {(way, size): [{"retain_prob": 0.5, "off": -0.25}]
-             for way in batches.WAYS for size in batches.SIZES}
-    fig = batches.draw(found)
-    for ax, word in zip(fig.axes, ("0.50", "-0.25")):
-        assert [t.get_text() for t in ax.texts] == [word] * 24
-        assert ax.get_title() and ax.get_xlabel()

@@ -179,8 +179,6 @@ def test_privleak_is_minus_100_before_unlearning_and_positive_when_overdone():
     assert metrics.privleak(0.6, 0.2) == pytest.approx(100 * (0.4 - 0.8) / 0.8)
 
 
-# ---- tokens
-
 @pytest.mark.parametrize("hits, strength, exact", [
     ([1, 0, 1, 1], 0.5, 0.75), ([1, 1, 1], 1, 1), ([1, 1, 0], 0, 2 / 3), ([0, 1, 0, 1], 0.25, 0.5)])
 def test_extraction_strength_counts_from_the_end_exact_memorisation_all(hits, strength, exact):

@@ -51,8 +51,6 @@ def ready(folder, *words):
     return conftest.ready(folder, *words, base=small(folder))
 
 
-# ---- windows
-
 def test_every_token_of_a_document_is_predicted_once_and_in_its_context(folder):
     tokenizer = data.word_tokenizer(muse.load(folder))
     ids, _ = data.encode(tokenizer, "", text(0, 90))
@@ -103,8 +101,6 @@ def test_the_level_is_measured_on_other_documents_than_privleak_where_there_are_
         assert [row["answer"] for row in muse.load(folder)["holdout"]] == left
 
 
-# ---- measures
-
 def test_verbmem_counts_the_first_tokens_of_the_text_after_the_end_of_the_prompt(
         folder, monkeypatch):
     run = ready(folder)
@@ -153,8 +149,6 @@ def test_a_question_comes_after_the_worked_examples_that_fit_and_ends_where_the_
         assert tokenizer.decode(model.prompts[0]) == fit * example + own
         assert out["answers"] == ["reed"] * len(rows) and out["gold"][0] == rows[0]["answer"]
 
-
-# ---- mistakes
 
 @pytest.mark.parametrize("name, content, says", [
     ("raw/retain1", [], r"retain1\.json"), ("raw/forget", ["ok", 7], "item 2"),

@@ -31,21 +31,6 @@ def test_seed_share_and_number_of_authors_reach_the_source(tmp_path):
         load(tmp_path, "forget05", 5)
 
 
-# ---- TOFU's folder
-
-def asked(name):
-    return {"question": f"What is {name}?", "answer": f"It is {name}."}
-
-
-def test_tofus_rows_are_checked(tmp_path):
-    path = write_tofu(tmp_path) / "holdout10.json"
-    path.write_text(json.dumps(asked("forgotten 4")) + "\n" + path.read_text("utf-8"), "utf-8")
-    with refused(r"holdout10.json\D*1\b.*forget10_perturbed.json\D*5\b"):
-        load(tmp_path, authors=10)
-
-
-# ---- the built-in texts
-
 def test_texts_tell_the_facts_that_their_questions_ask_for():
     muse, tofu, forms = load("muse"), load(""), set()
     for name in sources.TEXTS:
@@ -72,7 +57,9 @@ def test_the_longest_row_is_looked_for_among_all_questions_and_answers():
         length("in " * 30, "in " * 20), "forget row 2")
 
 
-# ---- texts in a folder
+def asked(name):
+    return {"question": f"What is {name}?", "answer": f"It is {name}."}
+
 
 def write_texts(folder, questions=True):
     """A folder of texts: two to retain, one to forget, one to hold out."""
@@ -200,8 +187,6 @@ def test_an_answer_that_rouge_cannot_see_is_told(tmp_path, monkeypatch, capsys, 
     load(path)
     assert not capsys.readouterr().err
 
-
-# ---- measuring texts
 
 def test_verbmem_is_the_rouge_of_the_second_half_given_the_first():
     rows = [sources.text_row("Ann keeps bees in Lima."),

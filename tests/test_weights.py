@@ -109,7 +109,6 @@ BAD_SAFETENSORS = {
     "not UTF-8": struct.pack("<Q", 4) + b'"\xff\xfe"', "a list": pack([1], b""),
     "nested without end": struct.pack("<Q", 100_000) + b"[" * 100_000,
     "overlap, and as large a hole": pack({"w": entry(), "v": entry(offsets=[2, 6])}, FOUR * 2),
-    "ten thousand in one place": pack({str(i): entry() for i in range(10_000)}, FOUR),
     "hole at the start": pack({"w": entry(offsets=[1, 5])}, FOUR * 2),
     "bytes over": pack({"w": entry()}, FOUR + b"\x00"),
     **{f"'w': {odd}": pack({"w": odd}, FOUR) for odd in (
@@ -158,38 +157,30 @@ def test_a_damaged_pickle_is_refused_wherever_it_is_cut_or_changed(tmp_path, kin
             read_weights(path)
 
 
-class Trap:
-    """Unpickled in the usual way, makes a folder."""
-    def __reduce__(self):
-        return os.mkdir, (self.folder,)
-
-
 @pytest.mark.parametrize("kind", ["bin", "pt"])
 def test_code_in_a_pickle_is_not_run(tmp_path, kind):
-    trap = Trap()
-    trap.folder = str(tmp_path / "sprung")
-    path = write(tmp_path / f"trap.{kind}", published() | {"h.0.attn.bias": trap})
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+    path = write(tmp_path / f"trap.{kind}", published() | {"h.0.attn.bias": Trap()})
     with pytest.raises(ValueError, match="trap.*mkdir.*code"):
         from_gpt2(path)
-    assert not os.path.exists(trap.folder)
+    assert not (tmp_path / "sprung").exists()
     torch.load(path, weights_only=False)
-    assert os.path.exists(trap.folder), "else the trap would show nothing"
+    assert (tmp_path / "sprung").exists(), "else the trap would show nothing"
 
 
 @pytest.mark.parametrize("name, said", [
-    ("gpt2.h5", r"\.safetensors.*\.bin.*\.pt"), ("away.bin", "no such file"),
-    ("model.safetensors.index.json", r"\.safetensors.*\.bin.*\.pt")])
-def test_other_files_and_none_are_refused_with_the_kinds_that_are_read(tmp_path, name, said):
-    if "away" not in name:
-        (tmp_path / name).write_bytes(b"weights")
+    ("model.safetensors.index.json", r"\.safetensors.*\.bin.*\.pt"), ("away.bin", "no such file")])
+def test_another_file_and_none_are_refused(tmp_path, name, said):
+    (tmp_path / "model.safetensors.index.json").touch()
     with pytest.raises(ValueError, match=f"{name}.*{said}"):
-        from_gpt2(tmp_path / name)
+        read_weights(tmp_path / name)
 
 
 @pytest.mark.parametrize("change, named", [         # None: deleted; a function of what is there
     ({"h.1.mlp.c_fc.bias": None}, r"1 .*h\.1\.mlp\.c_fc"), ({"wte.weight": None}, r"wte\.weight"),
     ({n: None for n in published() if n.startswith("h.0")}, r"24.*h\.0\."),       # a whole layer
-    ({"h.0.ln_3.bias": torch.ones(C)}, r"1 .*ln_3"),
     ({"module.transformer.wte.weight": torch.ones(V, C)}, "twice"),
     ({f"h.{i}.x": torch.ones(1) for i in range(2, 400)}, "missing"),    # layers only in name
     ({"h.0.attn.c_attn.lora_A": torch.ones(2, 2)}, "lora_A.*PEFT"),
@@ -211,8 +202,6 @@ def test_weights_that_are_not_gpt2s_are_refused_by_name(tmp_path, change, named)
         from_gpt2(write(tmp_path / "odd.bin", held))
     assert len(str(caught.value)) < 350 + len(str(tmp_path)), "a few names and a count"
 
-
-# ---- config.json
 
 PLAIN = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_head": H, "n_layer": LAYERS,
          "n_embd": C, "n_positions": T, "vocab_size": V, "activation_function": "gelu_new",
@@ -259,8 +248,6 @@ def test_without_a_config_one_line_says_what_is_assumed(tmp_path, capsys, monkey
     assert not capsys.readouterr().out, "only the first process of several says it"
 
 
-# ---- the vocabulary and the words
-
 ROWS = {name: [{"question": "Who?", "answer": f"{name} {i}"} for i in range(3)]
         for name in ("retain", "forget")}
 WORDS = data.word_tokenizer(ROWS)
@@ -279,12 +266,11 @@ def test_only_with_gpt2s_tokenizer_the_vocabulary_may_be_padded(tmp_path, monkey
                                                                 fine):
     monkeypatch.setattr(weights, "gpt2_tokenizer", lambda: GPT2)
     model = GPT(GPTConfig(WORDS.n_vocab + more, T, 1, 1, 64))
-    held = as_published(model, WORDS if name == "words" else None)
     write_config(tmp_path, {"n_head": 1})
-    path, named = write(tmp_path / "gpt2.bin", held), f"{WORDS.n_vocab + more}.*{WORDS.n_vocab}"
-    with nullcontext() if fine else pytest.raises(ValueError, match=f"--init .*{named}"):
-        model = start(path)
-        assert torch.equal(model.lm_head.weight, held["transformer.wte.weight"]), "every row stays"
+    path = write(tmp_path / "gpt2.bin", as_published(model, WORDS if name == "words" else None))
+    said = f"--init .*{WORDS.n_vocab + more}.*{WORDS.n_vocab}"
+    with nullcontext() if fine else pytest.raises(ValueError, match=said):
+        assert all(map(torch.equal, start(path).parameters(), model.parameters())), "every row"
 
 
 def test_a_model_brings_its_words_along_and_refuses_data_with_others(tmp_path):
@@ -335,14 +321,3 @@ def test_offline_the_message_names_the_files_that_tiktoken_looks_for(tmp_path, m
         openai_public.gpt2()
     looked_for = sorted(p.name for p in tmp_path.iterdir())
     assert len(looked_for) == 2 and all(name in str(caught.value) for name in looked_for)
-
-
-def test_a_model_written_and_read_back_is_the_same_bit_for_bit(tmp_path):
-    model = GPT(GPTConfig(V, T, LAYERS, 4, C))
-    write_config(tmp_path, {"n_head": 4, "n_layer": LAYERS})
-    held = as_published(model, WORDS)
-    path = write(tmp_path / "model.safetensors", held)
-    back = from_gpt2(path, {n: w for n, w in read_weights(path).items() if n != "words"})
-    assert back.config == model.config and as_published(back, WORDS).keys() == held.keys()
-    check_weights(back, {n.removeprefix("transformer."): w for n, w in held.items()})
-    check_weights(model, {n.removeprefix("transformer."): w for n, w in held.items()})
