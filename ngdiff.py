@@ -281,17 +281,21 @@ def level_objective(loss_rows, n_tokens, levels):
     return -n_tokens * ((loss_rows / n_tokens).clamp(min=1e-7) / levels).log()**2 / 2
 
 
-def token_level_objective(losses, levels):
-    """The same with a level for each token (ours): losses, levels (M,), nats. Returns (M,): the
-    batch's objective is their mean.
+def token_level_objective(losses, margins, levels):
+    """The same with a level for each token (ours): losses, levels (M,), nats; margins (M,): the
+    likeliest other token's logit minus the right one's. Returns (M,): the batch's objective is
+    their mean.
 
     The distance is measured in a token's log-odds u = log(exp(l) - 1) of being wrong. Any step
     moves l in proportion to 1 - exp(-l), so above 1 nat log l would hardly move, but in u all
-    tokens move alike. Losses and levels below 1e-7 count as 1e-7, and such a loss stays.
+    tokens move alike. Losses and levels below 1e-7 count as 1e-7.
+
+    The gradient is the margin's in place of u's: what the right token loses goes to the likeliest
+    other one. By u's own gradient it goes to many, also to words that make no sentence there.
     """
     # -(u(l) - u(B))^2 / 2
-    u, u_level = (l.clamp(min=1e-7).expm1().log() for l in (losses, levels))
-    return -(u - u_level)**2 / 2
+    u, u_level = (l.detach().clamp(min=1e-7).expm1().log() for l in (losses, levels))
+    return -(u - u_level + margins - margins.detach())**2 / 2
 
 
 def way(objective, grad_forget, d):

@@ -135,11 +135,22 @@ def objective(model, batch, config):
     if config.method == "npo":
         return ngdiff.npo_objective(rows.sum(1), batch.reference).sum() / batch.n_rows
     n_tokens = (at // T).bincount(minlength=B)                            # (B,)
-    if config.level == "token":
-        own = torch.arange(batch.reference.shape[1], device=at.device) < n_tokens[:, None]
-        levels = batch.reference[own]                                     # (M,)
-        return ngdiff.token_level_objective(losses, levels).sum() / batch.n_tokens
     return ngdiff.level_objective(rows.sum(1), n_tokens, batch.reference).sum() / batch.n_tokens
+
+
+def token_objective(model, batch, config):
+    """The same with --level token."""
+    labels, (B, T) = batch.rows.labels, batch.rows.tokens.shape
+    with torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+        logits = model.logits(batch.rows)                                 # (M, V)
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    margins = others.amax(1) - logits.gather(1, labels[:, None])[:, 0]
+    n_tokens = (batch.rows.positions // T).bincount(minlength=B)
+    own = torch.arange(batch.reference.shape[1], device=labels.device) < n_tokens[:, None]
+    losses, margins, levels = (x.double() if config.device != "mps" else x.float()
+                               for x in (losses, margins, batch.reference[own]))
+    return ngdiff.token_level_objective(losses, margins, levels).sum() / batch.n_tokens
 
 
 def loss_functions(model, batches, config, loss=mean_loss):
@@ -150,8 +161,9 @@ def loss_functions(model, batches, config, loss=mean_loss):
 
 def forget_functions(model, batches, config):
     """The same for what is raised: L_F, or the objective of npo or of the level loss."""
-    own = config.method == "npo" or config.level
-    return loss_functions(model, batches, config, objective if own else mean_loss)
+    own = objective if config.method == "npo" or config.level else mean_loss
+    return loss_functions(model, batches, config,
+                          token_objective if config.level == "token" else own)
 
 
 # --------------------------------------------------------------------------- training

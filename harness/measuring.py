@@ -55,11 +55,23 @@ def level_pairs(forget, holdout, seed):
     return pairs
 
 
-def token_levels(losses, like):
-    """A level for each of a row's n tokens: the loss of the token at the same share of the ranks in
-    the row that this one should be like. losses (n,), like (m,): token losses. Returns (n,)."""
-    ranks = losses.argsort(kind="stable").argsort()
-    return np.quantile(like, (ranks + 0.5) / len(losses), method="inverted_cdf")
+def repeated(example):
+    """Which of an example's n answer tokens stand in its question too: bools (n,)."""
+    return np.isin(example.tokens[example.n_prompt:], example.tokens[:example.n_prompt])
+
+
+def token_levels(losses, own, like, theirs):
+    """A level for each of a row's n answer tokens, (n,): the loss of the token at the same share of
+    the ranks in the row that this one should be like. losses (n,), like (m,): token losses; own,
+    theirs: `repeated` of both rows. To repeat the question takes no knowledge, so the tokens that
+    do have ranks of their own."""
+    levels = np.empty(len(losses))
+    for some, others in (own, theirs), (~own, ~theirs):
+        if some.any():
+            ranks = losses[some].argsort(kind="stable").argsort()
+            levels[some] = np.quantile(like[others] if others.any() else like,
+                                       (ranks + 0.5) / len(ranks), method="inverted_cdf")
+    return levels
 
 
 def level(model, examples, seed, of="row"):
@@ -75,8 +87,10 @@ def level(model, examples, seed, of="row"):
     if of == "row":
         return {"levels": [loss["holdout"][i].item() for i in pairs], **columns}
     longest = max(map(len, tokens["forget"]))
-    return {"levels": [np.pad(token_levels(row, tokens["holdout"][i]), (0, longest - len(row)))
-                       .tolist() for row, i in zip(tokens["forget"], pairs)], **columns}
+    own, theirs = ([repeated(e) for e in examples[k]] for k in tokens)
+    return {"levels": [np.pad(token_levels(row, asked, tokens["holdout"][i], theirs[i]),
+                              (0, longest - len(row))).tolist()
+                       for row, asked, i in zip(tokens["forget"], own, pairs)], **columns}
 
 
 def generate(model, tokenizer, prompts, longest, batch_size=256):

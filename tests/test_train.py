@@ -9,6 +9,7 @@ import socket
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,18 +151,38 @@ def test_levels_are_the_paired_holdout_rows_losses_measured_every_tenth_step(
 
 
 def test_a_token_has_the_level_of_the_token_of_its_rank_in_the_paired_row(plain, target):
-    of = lambda *losses: measuring.token_levels(*map(np.array, losses)).tolist()
+    def of(losses, like, own=False, theirs=False):
+        own, theirs = np.full(len(losses), own), np.full(len(like), theirs)
+        return measuring.token_levels(np.array(losses), own, np.array(like), theirs).tolist()
     assert of([3.0, 0.1, 0.2], [0.2, 5.2, 1.2]) == [5.2, 0.2, 1.2]
     assert of([0.1, 3.0], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]) == [1.0, 4.0], "the same share"
     assert of([0.5] * 4, [0.0, 1.0]) == [0.0, 0.0, 1.0, 1.0]
+    own, theirs = [True, False, True, False], [True, True, False, False, True]
+    assert of([0.1, 0.2, 0.9, 0.8], [2.0, 0.0, 3.0, 5.0, 1.0], own, theirs) == [0.0, 3.0, 2.0, 5.0]
+    assert of([0.1, 0.2], [4.0, 5.0], own[:2]) == [4.0, 4.0], "none there repeats: of all"
+    assert measuring.repeated(data.Example([7, 8, 8, 9, 7], 2)).tolist() == [True, False, True]
     run = ready(plain[0], "--level", "token")
     rows = {k: measuring.token_losses(target, run.examples[k]) for k in ("forget", "holdout")}
+    asked = {k: list(map(measuring.repeated, run.examples[k])) for k in rows}
     pairs = measuring.level_pairs(run.examples["forget"], run.examples["holdout"], run.config.seed)
     found = unlearn(target, run).log[0]["levels"]
     assert len(set(map(len, found))) == 1
-    for levels, row, i in zip(found, rows["forget"], pairs, strict=True):
-        expected = measuring.token_levels(row, rows["holdout"][i]).tolist()
-        assert levels == expected + [0] * (len(levels) - len(row))
+    for levels, row, own, i in zip(found, rows["forget"], asked["forget"], pairs, strict=True):
+        expected = measuring.token_levels(row, own, rows["holdout"][i], asked["holdout"][i])
+        assert levels == [*expected] + [0] * (len(levels) - len(row))
+
+
+def test_what_a_token_loses_goes_to_the_likeliest_other_one(plain):
+    """And to that one alone, whether the right one (number 2) is the likeliest or not."""
+    logits = torch.tensor([[0.0, 3.0, 5.0, 4.0], [6.0, 0.0, 5.0, 4.0], [5.0, 5.0, 5.0, 4.0]],
+                          requires_grad=True)
+    rows = data.Batch(torch.zeros(1, 4, dtype=torch.long), torch.arange(3), torch.full((3,), 2))
+    batch = train.MicroBatch(rows, 3, 1, torch.full((1, 5), 9.0))
+    value = train.token_objective(SimpleNamespace(logits=lambda rows: logits), batch,
+                                  ready(plain[0], "--level", "token").config)
+    slope, = torch.autograd.grad(value, logits)
+    assert (slope[:2] != 0).tolist() == [[0, 0, 1, 1], [1, 0, 1, 0]]
+    assert (slope[:, 2] < 0).all() and slope.sum(1).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize("n_holdout", [12, 5, 30])

@@ -18,10 +18,10 @@ from theory import table
 
 NAMES = ("pareto_front", "stationary", "improvement_cone", "bisector", "monotone", "step_size",
          "parabola", "settling", "scale_free", "micro_batches", "noise", "level", "level_curve",
-         "arrival", "on_a_gpt")
+         "arrival", "which_word", "on_a_gpt")
 SLOWEST_FIRST = ("on_a_gpt",) + NAMES[:-1]
 IN_A_README = ("stationary", "improvement_cone", "noise", "level",
-               "level_curve", "on_a_gpt")
+               "level_curve", "which_word", "on_a_gpt")
 FOLDER = os.path.join("out", "theory")
 
 

@@ -54,7 +54,8 @@ def by_logarithms(loss, level=1.0):
 
 
 def by_log_odds(loss, level=1.0):
-    return ngdiff.token_level_objective(loss, torch.tensor([level]))
+    margin = loss.expm1().log()              # of two words; the other one is the likeliest
+    return ngdiff.token_level_objective(loss, margin, torch.tensor([level]))
 
 
 def by_losses(loss, level=1.0):
@@ -120,8 +121,8 @@ def claims():
 
 def draw():
     lr, steps = 0.005, 3000
-    fig, axes = figure("Claim: in logarithms rows that are known by heart arrive as soon as others,\n"
-                       "in log-odds unlikely tokens do too", 2, 11, 4.8)
+    fig, axes = figure("Claim: in logarithms rows that are known by heart arrive as soon as "
+                       "others,\nin log-odds unlikely tokens do too", 2, 11, 4.8)
     t = lr * np.arange(steps + 1)
     for ax, level, starts, title in ((axes[0], 1.0, (0.1, 0.01, 0.001), "from three starts"),
                                      (axes[1], 12.0, (1.0,), "to an unlikely token's level")):
