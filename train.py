@@ -140,16 +140,16 @@ def objective(model, batch, config):
 
 def token_objective(model, batch, config):
     """The same with --level token."""
-    labels, (B, T) = batch.rows.labels, batch.rows.tokens.shape
-    with torch.autocast(config.device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-        logits = model.logits(batch.rows)                                 # (M, V)
-        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    others = logits.scatter(1, labels[:, None], -torch.inf)
-    margins = others.amax(1) - logits.gather(1, labels[:, None])[:, 0]
+    def losses_and_margins(rows):                                         # (2, M)
+        logits, labels = model.logits(rows), rows.labels
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        return torch.stack((torch.nn.functional.cross_entropy(logits, labels, reduction="none"),
+                            others.amax(1) - logits.gather(1, labels[:, None])[:, 0]))
+    losses, margins = token_losses(losses_and_margins, batch, config)
+    B, T = batch.rows.tokens.shape
     n_tokens = (batch.rows.positions // T).bincount(minlength=B)
-    own = torch.arange(batch.reference.shape[1], device=labels.device) < n_tokens[:, None]
-    losses, margins, levels = (x.double() if config.device != "mps" else x.float()
-                               for x in (losses, margins, batch.reference[own]))
+    own = torch.arange(batch.reference.shape[1], device=losses.device) < n_tokens[:, None]
+    levels = batch.reference[own].to(losses)
     return ngdiff.token_level_objective(losses, margins, levels).sum() / batch.n_tokens
 
 
@@ -161,9 +161,9 @@ def loss_functions(model, batches, config, loss=mean_loss):
 
 def forget_functions(model, batches, config):
     """The same for what is raised: L_F, or the objective of npo or of the level loss."""
-    own = objective if config.method == "npo" or config.level else mean_loss
-    return loss_functions(model, batches, config,
-                          token_objective if config.level == "token" else own)
+    loss = token_objective if config.level == "token" else \
+        objective if config.level or config.method == "npo" else mean_loss
+    return loss_functions(model, batches, config, loss)
 
 
 # --------------------------------------------------------------------------- training

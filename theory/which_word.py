@@ -74,8 +74,8 @@ def pulled(margin):
     """The level's objective, with the gradient of `margin` (a function of the logits)."""
     def objective(h):
         logits = torch.from_numpy(W) @ h
-        loss = torch.logsumexp(logits, 0) - logits[0]
-        return ngdiff.token_level_objective(loss, margin(logits), torch.tensor(LEVEL))
+        level = torch.tensor(LEVEL)
+        return ngdiff.token_level_objective(by_loss(logits), margin(logits), level)
     return objective
 
 
